@@ -29,12 +29,16 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("replication", "coordinator"),
     ("broker",),
     ("client", "kafka"),
+    ("frames",),
+    ("notebook",),
     ("retention", "serde"),
     ("__init__",),
     ("testing",),
     ("cli",),
     ("__main__",),
 )
+# Imports from the packages above it, in functions only: what extras add to the methods of the handles.
+LOADS_EXTRAS = "client/extras.py"
 LEVEL = {package: level for level, line in enumerate(LAYERS) for package in line}
 
 # All that the upper packages know of the packages between them and `types`, `errors`, `config` and `runtime`, which
@@ -137,7 +141,11 @@ IS_ONE = {
 
 WORLD = {"os", "time", "threading", "_thread", "mmap", "fcntl", "signal", "tempfile", "socket", "select", "shutil"}
 WORLD_CALLS = {"open", "input", "print"}
-OPTIONAL = {"cramjam", "crc32c", "typer", "rich", "lmdb", "click"}
+OPTIONAL = {
+    *("cramjam", "crc32c", "typer", "rich", "lmdb", "click"),
+    *("pyarrow", "numpy", "pandas", "polars", "duckdb", "narwhals", "altair", "anywidget", "IPython"),
+    *("streamlog.frames", "streamlog.notebook"),
+}
 PICKLES = {"pickle", "marshal", "shelve", "dill"}
 EVALUATES = {"eval", "exec", "compile", "__import__"}
 # The one function that runs source: what it is given was made from the table of Kafka's messages, never from a disk.
@@ -266,7 +274,7 @@ def upward_imports(modules: Modules) -> list[str]:
         str(found)
         for each in modules
         for found in imports_of(each, modules)
-        if found.inside is not None
+        if found.inside is not None and each.path != LOADS_EXTRAS
         if (target := found.inside.split(".")[0]) != each.package and LEVEL[target] >= LEVEL[each.package]
     ]
 
@@ -287,6 +295,7 @@ def import_cycles(modules: Modules) -> list[str]:
     graph = {
         each.name: {found.inside for found in imports_of(each, modules, types=False) if found.inside}
         for each in modules
+        if each.path != LOADS_EXTRAS
     }
     done: set[str] = set()
     cycles: list[str] = []

@@ -1,0 +1,38 @@
+"""Where methods of the handles find what an extra implements: packages above this one, imported when such a method is first called.
+
+The only module that imports from above. `import streamlog` imports none of it, and none of the packages that the extras install.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from types import ModuleType
+
+from ..errors import MissingExtraError
+
+
+def frames() -> ModuleType:
+    """`streamlog.frames`: records as Arrow's columns. Raises MissingExtraError without pyarrow."""
+    require("pyarrow", "arrow", "Arrow and data frames")
+    from .. import frames
+
+    return frames
+
+
+def notebook() -> ModuleType:
+    """`streamlog.notebook`: what a notebook shows of the handles. It needs no other package by itself."""
+    from .. import notebook
+
+    return notebook
+
+
+def require(package: str, extra: str, what: str) -> ModuleType:
+    """Import a package that an extra installs. Raises MissingExtraError, whose message says how."""
+    try:
+        return import_module(package)
+    except ModuleNotFoundError as error:
+        if error.name != package.split(".")[0]:
+            raise  # it is installed, and lacks something itself
+        raise MissingExtraError(
+            f"{what} need the package {package}, which is not installed; run: pip install 'streamlog-py[{extra}]'"
+        ) from error
