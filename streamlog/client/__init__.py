@@ -9,6 +9,7 @@ Everything goes through the `Service` of `broker/api.py`, which `broker/opening.
 waits for the service's Completions on raw locks, so that Ctrl-C ends a wait.
 
 - `streamlog`: the log; `opening`: `open`; `background`, `cleanup`: what the handles of a log share, and closes that are deferred
+- `bounded_read`: what `topic.read` reads, as a value that can be begun again
 - `topic`, `group`, `reassignment`, `producer/producer`, `consumer/consumer`, `workers`, `broker`: the other handles;
   `handle`: what all have in common
 - `transaction`: a scope in which records consumed and produced count together. `pipe`: workers that do so for each record

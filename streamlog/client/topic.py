@@ -17,6 +17,7 @@ from ..runtime.threads import result_of
 from ..runtime.values import refuse_to_copy
 from ..types import Headers, Isolation, K, OnCorrupt, PartitionInfo, Record, RecordMetadata, TopicPartition, V
 from .arguments import is_offset, no_place, offset_at, out_of_range, partition_number
+from .bounded_read import BoundedRead, PartitionRange
 from .config_types import TopicConfig
 from .consumer.decode import Decoder
 from .consumer.fetcher import PartitionFetcher
@@ -50,12 +51,15 @@ class Records(chain[Record[K, V]], Generic[K, V]):
 
     __reduce_ex__ = refuse_to_copy  # a copy would take records away from this one
 
-    _ranges: Sequence[tuple[TopicPartition, int, int]] = ()  # each partition's start and end, as they were at the call
+    _read: BoundedRead | None = (
+        None  # what was asked for, with the bounds as they were at the call; none of one that `topic.read` did not make
+    )
 
     def __repr__(self) -> str:
         """What was asked for: the first partitions with their offsets, as half-open ranges."""
-        shown = ", ".join(f"{topic}-{n} [{start}, {end})" for (topic, n), start, end in self._ranges[:_SHOWN])
-        more = len(self._ranges) - _SHOWN
+        ranges = () if self._read is None else self._read.ranges
+        shown = ", ".join(f"{topic}-{n} [{start}, {max(start, end)})" for (topic, n), start, end, _ in ranges[:_SHOWN])
+        more = len(ranges) - _SHOWN
         return f"<streamlog.Records {shown}{f' and {more} more' if more > 0 else ''}>"
 
 
@@ -225,11 +229,11 @@ class Topic(Generic[K, V]):
         ...     [record.value for record in orders.read(start=1)], len(list(orders.read(0, start=today, end=2)))
         ([b'20.00', b'3.25'], 2)
         """
-        bounded = self._readers(partition, start, end, isolation_level, on_corrupt)
-        ranges = [(reader.name, reader.position, max(reader.position, stop)) for reader, stop in bounded]
+        read = self._bounded(partition, start, end, isolation_level, on_corrupt)
+        bounded = read.begin()
         records: Any = Records.from_iterable(_Runs(run for reader, stop in bounded for run in _lists(reader, stop)))
         found: Records[K, V] = records
-        found._ranges = ranges
+        found._read = read
         return found
 
     def read_batches(
@@ -252,31 +256,33 @@ class Topic(Generic[K, V]):
         ...     sum(int(value) for batch in orders.read_batches() for value in batch.values)
         6
         """
-        bounded = self._readers(partition, start, end, isolation_level, on_corrupt)
-        return _batches(bounded)
+        return _batches(self._bounded(partition, start, end, isolation_level, on_corrupt).begin())
 
-    def _readers(
-        self, partition: int | None, start: Any, end: Any, isolation: str, on_corrupt: str
-    ) -> list[tuple[PartitionFetcher, int]]:
+    def _bounded(
+        self,
+        partition: int | None = None,
+        start: Any = "earliest",
+        end: Any = "latest",
+        isolation: str = "read_committed",
+        on_corrupt: str = "raise",
+    ) -> BoundedRead:
+        """What to read, with its bounds as they are now."""
         choice("isolation_level", isolation, ("read_committed", "read_uncommitted"))
         choice("on_corrupt", on_corrupt, ("raise", "skip"))
         view = self._view()
         service = self._log._use()
         numbers = range(view.partitions) if partition is None else [partition_number(partition, view)]
-        bounded: list[tuple[PartitionFetcher, int]] = []
+        deserialize_key = resolve_deserializer(self._key_serde, self.name, "key")
+        deserialize_value = resolve_deserializer(self._value_serde, self.name)
+        ranges: list[PartitionRange] = []
         for number in numbers:
             name = TopicPartition(self.name, number)
             low, high = result_of(service.bounds(name, isolation))
             first = self._offset(name, start, low, high, "start")
             stop = self._offset(name, end, low, high, "end")
-            decoder = Decoder(
-                self.name,
-                number,
-                resolve_deserializer(self._key_serde, self.name, "key"),
-                resolve_deserializer(self._value_serde, self.name),
-            )
-            bounded.append((PartitionFetcher(service, name, decoder, isolation, on_corrupt, first), stop))
-        return bounded
+            decoder = Decoder(self.name, number, deserialize_key, deserialize_value)
+            ranges.append(PartitionRange(name, first, stop, decoder))
+        return BoundedRead(self._log, view.id_bytes, tuple(ranges), isolation, on_corrupt)
 
     def _offset(self, name: TopicPartition, at: Any, low: int, high: int, what: str) -> int:
         """The offset that `at` means; `what` is the argument's name. Raises OffsetOutOfRangeError, ConfigError."""
