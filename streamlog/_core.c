@@ -1315,7 +1315,7 @@ static PyObject *end_of_whole_batches(PyObject *Py_UNUSED(module), PyObject *con
 
 /* find_batch(data, seed, offset) -> (start, end, None) of the first batch in the data that ends at `offset` or past it. None: the data
    ends before its header does, or Python has to look at it, or at one before. The end may be past that of the data. */
-static PyObject *find_batch_of(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count) {
+static PyObject *find_batch(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count) {
     Py_buffer data;
     if (count != 3 || !PyLong_Check(args[1])) {
         PyErr_SetString(PyExc_TypeError, "find_batch(data, seed: int, offset)");
@@ -1374,17 +1374,23 @@ static PyObject *bisect_offsets(PyObject *Py_UNUSED(module), PyObject *const *ar
 
 /* -- encoding ------------------------------------------------------------------------------------------------------ */
 
+/* An entry of a column, which is a bytes object or None, as it is packed. */
+static inline size_t entry_size(PyObject *entry) { return entry == Py_None ? 1 : bin_size((size_t)PyBytes_GET_SIZE(entry)); }
+static inline uint8_t *put_object(uint8_t *w, PyObject *entry) {
+    if (entry != Py_None)
+        return put_bin(w, PyBytes_AS_STRING(entry), (size_t)PyBytes_GET_SIZE(entry));
+    *w = 0xc0;
+    return w + 1;
+}
+
 /* The size of a packed column of bytes objects and Nones. -1 if there is anything else in it, or it is larger than a batch can be:
    no sum overflows, also where 32 bits are all there are. */
 static Py_ssize_t packed_size(PyObject *const *entries, Py_ssize_t count) {
     size_t size = array_size((size_t)count);
     for (Py_ssize_t i = 0; i < count; i++) {
-        if (entries[i] == Py_None)
-            size += 1;
-        else if (PyBytes_CheckExact(entries[i]) && (size_t)PyBytes_GET_SIZE(entries[i]) <= MAX_BATCH_LEN)
-            size += bin_size((size_t)PyBytes_GET_SIZE(entries[i]));
-        else
+        if (entries[i] != Py_None && (!PyBytes_CheckExact(entries[i]) || (size_t)PyBytes_GET_SIZE(entries[i]) > MAX_BATCH_LEN))
             return -1;
+        size += entry_size(entries[i]);
         if (size > MAX_BATCH_LEN)
             return -1;
     }
@@ -1393,35 +1399,31 @@ static Py_ssize_t packed_size(PyObject *const *entries, Py_ssize_t count) {
 
 static uint8_t *pack_column(uint8_t *w, PyObject *const *entries, Py_ssize_t count) {
     w = put_array(w, (size_t)count);
-    for (Py_ssize_t i = 0; i < count; i++) {
-        if (entries[i] == Py_None)
-            *w++ = 0xc0;
-        else
-            w = put_bin(w, PyBytes_AS_STRING(entries[i]), (size_t)PyBytes_GET_SIZE(entries[i]));
-    }
+    for (Py_ssize_t i = 0; i < count; i++)
+        w = put_object(w, entries[i]);
     return w;
 }
 
-/* What a batch is sealed of. */
+/* The timestamps of the records that a batch is sealed of. */
 typedef struct {
     Py_ssize_t count;
-    PyObject *const *keys, *const *values; /* borrowed; NULL: the column is absent */
-    const int64_t *times;                  /* NULL: all are `least` */
+    const int64_t *all; /* NULL: all are `least` */
     int64_t least, greatest;
-    Py_ssize_t newest; /* the index of the first record that has the greatest time */
-} Entries;
+    Py_ssize_t newest; /* the index of the first record that has the greatest */
+} Times;
 
-/* Sets `least`, `greatest` and `newest`; `times` is NULL afterwards if all are the same. */
-static void read_times(Entries *e) {
-    e->least = e->greatest = e->times[0], e->newest = 0;
-    for (Py_ssize_t i = 1; i < e->count; i++) {
-        if (e->times[i] < e->least)
-            e->least = e->times[i];
-        if (e->times[i] > e->greatest)
-            e->greatest = e->times[i], e->newest = i;
+/* REQUIRES: count > 0. */
+static Times read_times(const int64_t *all, Py_ssize_t count) {
+    Times t = {.count = count, .all = all, .least = all[0], .greatest = all[0], .newest = 0};
+    for (Py_ssize_t i = 1; i < count; i++) {
+        if (all[i] < t.least)
+            t.least = all[i];
+        if (all[i] > t.greatest)
+            t.greatest = all[i], t.newest = i;
     }
-    if (e->least == e->greatest)
-        e->times = NULL;
+    if (t.least == t.greatest)
+        t.all = NULL;
+    return t;
 }
 
 /* A time that is packed here: 0 and more, in 63 bits. -1: it is not. */
@@ -1433,54 +1435,61 @@ static inline int64_t time_of(PyObject *given) {
     return overflow ? -1 : time;
 }
 
-static uint8_t *put_times(uint8_t *w, const Entries *e) {
-    w = put_array(w, (size_t)e->count);
-    for (Py_ssize_t i = 0; i < e->count; i++)
-        w = put_uint(w, (uint64_t)(e->times[i] - e->least));
-    return w;
+/* The column directory of a batch. */
+typedef struct {
+    uint8_t bytes[1 + MOST_COLUMNS * ENTRY_LEN];
+    size_t size;
+} Directory;
+
+static void add_column(Directory *d, uint8_t kind, size_t size) {
+    if (size == 0) /* it is absent */
+        return;
+    d->bytes[0]++;
+    d->bytes[d->size] = kind;
+    put32(d->bytes + d->size + 1, (uint32_t)size);
+    d->size += ENTRY_LEN;
 }
 
-/* Adds a column to the directory; where the next entry goes. */
-static uint8_t *add_column(uint8_t *directory, uint8_t *entry, uint8_t kind, size_t size) {
-    directory[0]++;
-    *entry = kind;
-    put32(entry + 1, (uint32_t)size);
-    return entry + ENTRY_LEN;
-}
-
-/* (payload, payload_hash, directory, least, greatest, newest), or None if an entry is neither bytes nor None. */
-static PyObject *seal_entries(PyObject *seed, const Entries *e) {
-    Py_ssize_t keys_size = e->keys == NULL ? 0 : packed_size(e->keys, e->count);
-    Py_ssize_t values_size = e->values == NULL ? 0 : packed_size(e->values, e->count);
-    size_t times_size = e->times == NULL ? 0 : array_size((size_t)e->count);
-    for (Py_ssize_t i = 0; e->times != NULL && i < e->count; i++)
-        times_size += uint_size((uint64_t)(e->times[i] - e->least));
-    if (keys_size < 0 || values_size < 0 || times_size + (size_t)keys_size + (size_t)values_size > MAX_BATCH_LEN)
+/* A payload with the timestamps, and room for the keys and the values at `*w`, of which the sizes are given: 0 is an absent column.
+   None: it would be larger than a batch can be. */
+static PyObject *begin_payload(const Times *t, size_t keys, size_t values, Directory *d, uint8_t **w) {
+    size_t times = t->all == NULL ? 0 : array_size((size_t)t->count);
+    for (Py_ssize_t i = 0; t->all != NULL && i < t->count; i++)
+        times += uint_size((uint64_t)(t->all[i] - t->least));
+    if (times + keys + values > MAX_BATCH_LEN)
         Py_RETURN_NONE;
-    PyObject *payload = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)times_size + keys_size + values_size);
+    PyObject *payload = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(times + keys + values));
     if (payload == NULL)
         return NULL;
-    uint8_t directory[1 + MOST_COLUMNS * ENTRY_LEN] = {0}, *entry = directory + 1, *w = (uint8_t *)PyBytes_AS_STRING(payload);
-    if (e->times != NULL)
-        w = put_times(w, e), entry = add_column(directory, entry, TIMESTAMPS, times_size);
-    if (e->keys != NULL)
-        w = pack_column(w, e->keys, e->count), entry = add_column(directory, entry, KEYS, (size_t)keys_size);
-    if (e->values != NULL)
-        pack_column(w, e->values, e->count), entry = add_column(directory, entry, VALUES, (size_t)values_size);
+    *w = (uint8_t *)PyBytes_AS_STRING(payload);
+    if (times > 0)
+        *w = put_array(*w, (size_t)t->count);
+    for (Py_ssize_t i = 0; times > 0 && i < t->count; i++)
+        *w = put_uint(*w, (uint64_t)(t->all[i] - t->least));
+    *d = (Directory){.size = 1};
+    add_column(d, TIMESTAMPS, times);
+    add_column(d, KEYS, keys);
+    add_column(d, VALUES, values);
+    return payload;
+}
+
+/* (payload, payload_hash, directory, least, greatest, newest). Takes over the reference to the payload. */
+static PyObject *seal_payload(PyObject *payload, PyObject *seed, const Directory *d, const Times *t) {
     uint64_t digest;
     if (hash_object(payload, seed, &digest) < 0) {
         Py_DECREF(payload);
         return NULL;
     }
-    return Py_BuildValue("NKy#LLn", payload, (unsigned long long)digest, (char *)directory, (Py_ssize_t)(entry - directory),
-        (long long)e->least, (long long)e->greatest, e->newest);
+    return Py_BuildValue("NKy#LLn", payload, (unsigned long long)digest, (char *)d->bytes, (Py_ssize_t)d->size, (long long)t->least,
+        (long long)t->greatest, t->newest);
 }
 
 static int is_sequence_of(PyObject *column, Py_ssize_t count) {
     return (PyList_CheckExact(column) || PyTuple_CheckExact(column)) && PySequence_Fast_GET_SIZE(column) == count;
 }
 
-/* seal(seed, keys, values, timestamps, count) -> what `seal_entries` gives */
+/* seal(seed, keys, values, timestamps, count) -> what `seal_payload` gives, or None if an entry is neither bytes nor None: see
+   `columns.seal` */
 static PyObject *seal(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t n) {
     if (n != 5) {
         PyErr_SetString(PyExc_TypeError, "seal(seed, keys, values, timestamps, count)");
@@ -1490,16 +1499,19 @@ static PyObject *seal(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssi
     Py_ssize_t count = PyLong_AsSsize_t(args[4]);
     if (count == -1 && PyErr_Occurred())
         return NULL;
-    int one_time = PyLong_CheckExact(timestamps);
-    if (count < 1 || (size_t)count > MAX_FREE_RECORDS || (keys != Py_None && !is_sequence_of(keys, count))
-        || (values != Py_None && !is_sequence_of(values, count)) || (!one_time && !is_sequence_of(timestamps, count)))
+    int one_time = PyLong_CheckExact(timestamps), has_keys = keys != Py_None, has_values = values != Py_None;
+    if (count < 1 || (size_t)count > MAX_FREE_RECORDS || (has_keys && !is_sequence_of(keys, count))
+        || (has_values && !is_sequence_of(values, count)) || (!one_time && !is_sequence_of(timestamps, count)))
         Py_RETURN_NONE;
-    Entries e = {.count = count, .keys = keys == Py_None ? NULL : PySequence_Fast_ITEMS(keys),
-        .values = values == Py_None ? NULL : PySequence_Fast_ITEMS(values)};
+    Py_ssize_t keys_size = has_keys ? packed_size(PySequence_Fast_ITEMS(keys), count) : 0;
+    Py_ssize_t values_size = has_values ? packed_size(PySequence_Fast_ITEMS(values), count) : 0;
+    if (keys_size < 0 || values_size < 0)
+        Py_RETURN_NONE;
+    Times t = {.count = count, .all = NULL};
     int64_t *times = NULL;
     if (one_time) {
         int overflow;
-        e.least = e.greatest = PyLong_AsLongLongAndOverflow(timestamps, &overflow);
+        t.least = t.greatest = PyLong_AsLongLongAndOverflow(timestamps, &overflow);
         if (overflow)
             Py_RETURN_NONE;
     } else {
@@ -1513,12 +1525,19 @@ static PyObject *seal(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssi
                 Py_RETURN_NONE;
             }
         }
-        e.times = times;
-        read_times(&e);
+        t = read_times(times, count);
     }
-    PyObject *result = seal_entries(args[0], &e);
+    Directory d;
+    uint8_t *w;
+    PyObject *payload = begin_payload(&t, (size_t)keys_size, (size_t)values_size, &d, &w);
     PyMem_Free(times);
-    return result;
+    if (payload == NULL || payload == Py_None)
+        return payload;
+    if (has_keys)
+        w = pack_column(w, PySequence_Fast_ITEMS(keys), count);
+    if (has_values)
+        pack_column(w, PySequence_Fast_ITEMS(values), count);
+    return seal_payload(payload, args[0], &d, &t);
 }
 
 /* The integers from `args` on, in 64 bits: -1 with an exception set, else 0. */
@@ -1641,15 +1660,6 @@ static int make_room(Packed *column, size_t more) {
     return 0;
 }
 
-static inline void pack_entry(Packed *column, PyObject *entry) {
-    if (entry == Py_None)
-        column->bytes[column->size++] = 0xc0;
-    else
-        column->size = (size_t)(put_bin(column->bytes + column->size, PyBytes_AS_STRING(entry), (size_t)PyBytes_GET_SIZE(entry)) - column->bytes);
-}
-
-static inline size_t entry_size(PyObject *entry) { return entry == Py_None ? 1 : bin_size((size_t)PyBytes_GET_SIZE(entry)); }
-
 /* The index of the row, which is added at the end; -1 with an exception set. `key` and `value` are bytes or None. */
 static Py_ssize_t add_row(PackedRows *self, PyObject *key, PyObject *value, int64_t time) {
     size_t key_size = entry_size(key), value_size = entry_size(value);
@@ -1670,8 +1680,8 @@ static Py_ssize_t add_row(PackedRows *self, PyObject *key, PyObject *value, int6
         }
         self->times = times, self->room = room;
     }
-    pack_entry(&self->keys, key);
-    pack_entry(&self->values, value);
+    self->keys.size = (size_t)(put_object(self->keys.bytes + self->keys.size, key) - self->keys.bytes);
+    self->values.size = (size_t)(put_object(self->values.bytes + self->values.size, value) - self->values.bytes);
     self->times[self->count] = time;
     return self->count++;
 }
@@ -1713,39 +1723,23 @@ static PyObject *rows_append(PackedRows *self, PyObject *row) {
     return index;
 }
 
-/* The end of the entry at `p`, which `pack_entry` made; its bytes are those from `*begins` on. */
-static inline const uint8_t *skip_entry(const uint8_t *p, const uint8_t **begins) {
-    size_t size = 0;
-    switch (*p++) {
-    case 0xc4: size = *p++; break;
-    case 0xc5: size = (size_t)p[0] << 8 | p[1], p += 2; break;
-    case 0xc6: size = (size_t)p[0] << 24 | (size_t)p[1] << 16 | (size_t)p[2] << 8 | p[3], p += 4; break;
-    }
-    *begins = p;
-    return p + size;
-}
-
-static PyObject *make_entry(const uint8_t **at) {
-    const uint8_t *begins, *p = *at;
-    *at = skip_entry(p, &begins);
-    return *p == 0xc0 ? Py_NewRef(Py_None) : PyBytes_FromStringAndSize((const char *)begins, *at - begins);
+/* The entries of a packed column from the one on that begins at `from`. */
+static inline Span entries_from(const Packed *column, size_t from) {
+    return (Span){column->bytes + from, column->bytes + column->size};
 }
 
 /* The rows from `low` up to `high`, as a list; NULL with an exception set. They are copied: others may be added meanwhile. */
 static PyObject *make_rows(PackedRows *self, Py_ssize_t low, Py_ssize_t high) {
     PyObject *rows = PyList_New(0);
-    const uint8_t *begins;
-    size_t at_key = 0, at_value = 0;
-    for (Py_ssize_t i = 0; rows != NULL && i < high; i++) {
-        /* Allocating may collect garbage, and finalizers may let others run, who may move the columns. */
-        const uint8_t *keys = self->keys.bytes + at_key, *values = self->values.bytes + at_value;
-        if (i < low) {
-            at_key = (size_t)(skip_entry(keys, &begins) - self->keys.bytes);
-            at_value = (size_t)(skip_entry(values, &begins) - self->values.bytes);
-            continue;
-        }
-        PyObject *key = make_entry(&keys), *value = make_entry(&values); /* of bytes: no garbage is collected */
-        at_key = (size_t)(keys - self->keys.bytes), at_value = (size_t)(values - self->values.bytes);
+    const Shape any = {0};
+    Span keys = entries_from(&self->keys, 0), values = entries_from(&self->values, 0);
+    if (low < high) {
+        skip_entries(&keys, (uint32_t)low, &any);
+        skip_entries(&values, (uint32_t)low, &any);
+    }
+    for (Py_ssize_t i = low; rows != NULL && i < high; i++) {
+        PyObject *key = next_entry(&keys), *value = next_entry(&values); /* of bytes: no garbage is collected */
+        size_t at_key = (size_t)(keys.at - self->keys.bytes), at_value = (size_t)(values.at - self->values.bytes);
         PyObject *time = PyLong_FromLongLong(self->times[i]), *index = PyLong_FromSsize_t(i), *headers = NULL, *row = NULL;
         if (key != NULL && value != NULL && time != NULL && index != NULL) {
             if (self->headers != NULL)
@@ -1760,6 +1754,8 @@ static PyObject *make_rows(PackedRows *self, Py_ssize_t low, Py_ssize_t high) {
         if (row == NULL || PyList_Append(rows, row) < 0)
             Py_CLEAR(rows);
         Py_XDECREF(row);
+        /* That may have collected garbage, and finalizers may have let others run, who may have moved the columns. */
+        keys = entries_from(&self->keys, at_key), values = entries_from(&self->values, at_value);
     }
     return rows;
 }
@@ -1793,29 +1789,27 @@ static PyObject *rows_subscript(PackedRows *self, PyObject *at) {
     return row;
 }
 
-/* The bytes of the first `count` entries, and whether one of them is not None. */
-static size_t packed_until(const Packed *column, Py_ssize_t count, Py_ssize_t of, int *is_there) {
-    const uint8_t *p = column->bytes, *begins;
-    *is_there = 0;
-    for (Py_ssize_t i = 0; i < count; i++) {
-        if (*p != 0xc0) {
-            *is_there = 1;
-            if (count == of) /* the usual case: all of them, and the first one tells */
-                return column->size;
-        }
-        p = skip_entry(p, &begins);
-    }
-    return (size_t)(p - column->bytes);
+/* The size of the column of the first `count` entries, packed; 0 if all of them are None. */
+static size_t size_until(const Packed *column, Py_ssize_t count, Py_ssize_t of) {
+    Span rest = entries_from(column, 0);
+    const uint8_t *data;
+    size_t size;
+    int is_there = 0;
+    for (Py_ssize_t i = 0; i < count && !(is_there && count == of); i++) /* nearly always all of them, and the first one tells */
+        is_there |= next_bin(&rest, &data, &size);
+    return is_there ? array_size((size_t)count) + (count == of ? column->size : (size_t)(rest.at - column->bytes)) : 0;
 }
 
+/* Puts a column of this size, of `size_until`. */
 static uint8_t *put_packed(uint8_t *w, const Packed *column, size_t size, Py_ssize_t count) {
-    w = put_array(w, (size_t)count);
-    memcpy(w, column->bytes, size);
+    if (size == 0)
+        return w;
+    memcpy(put_array(w, (size_t)count), column->bytes, size - array_size((size_t)count));
     return w + size;
 }
 
-/* rows.seal(seed, count) -> (payload, payload_hash, directory, least, greatest, newest, timestamps) of the first `count` rows. The
-   timestamps are a list, or the one that all have. None: a row has headers, or the batch is too large or too old for this.
+/* rows.seal(seed, count) -> what `seal_payload` gives of the first `count` rows, and their timestamps: a list, or the one that all
+   have. None: a row has headers, or the batch is too large or too old for this. See `columns.seal_rows`.
 
    A column of Nones alone is absent. */
 static PyObject *rows_seal(PackedRows *self, PyObject *const *args, Py_ssize_t n) {
@@ -1828,45 +1822,33 @@ static PyObject *rows_seal(PackedRows *self, PyObject *const *args, Py_ssize_t n
         return NULL;
     if (count < 1 || (size_t)count > MAX_FREE_RECORDS || count > self->count || self->headers != NULL)
         Py_RETURN_NONE;
-    int has_keys, has_values;
-    size_t keys = packed_until(&self->keys, count, self->count, &has_keys);
-    size_t values = packed_until(&self->values, count, self->count, &has_values);
-    Entries e = {.count = count, .times = self->times};
-    read_times(&e);
-    if (e.least < 0)
+    Times t = read_times(self->times, count);
+    if (t.least < 0)
         Py_RETURN_NONE;
-    size_t array = array_size((size_t)count), times = e.times == NULL ? 0 : array;
-    for (Py_ssize_t i = 0; e.times != NULL && i < count; i++)
-        times += uint_size((uint64_t)(e.times[i] - e.least));
-    keys = has_keys ? keys + array : 0, values = has_values ? values + array : 0;
-    if (times + keys + values > MAX_BATCH_LEN)
-        Py_RETURN_NONE;
-    PyObject *payload = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(times + keys + values));
-    if (payload == NULL)
-        return NULL;
-    uint8_t directory[1 + MOST_COLUMNS * ENTRY_LEN] = {0}, *entry = directory + 1, *w = (uint8_t *)PyBytes_AS_STRING(payload);
-    if (times > 0)
-        w = put_times(w, &e), entry = add_column(directory, entry, TIMESTAMPS, times);
-    if (has_keys)
-        w = put_packed(w, &self->keys, keys - array, count), entry = add_column(directory, entry, KEYS, keys);
-    if (has_values)
-        put_packed(w, &self->values, values - array, count), entry = add_column(directory, entry, VALUES, values);
-    PyObject *each = e.times == NULL ? PyLong_FromLongLong(e.least) : PyList_New(count);
-    for (Py_ssize_t i = 0; each != NULL && e.times != NULL && i < count; i++) {
+    size_t keys = size_until(&self->keys, count, self->count), values = size_until(&self->values, count, self->count);
+    Directory d;
+    uint8_t *w;
+    PyObject *payload = begin_payload(&t, keys, values, &d, &w);
+    if (payload == NULL || payload == Py_None)
+        return payload;
+    w = put_packed(w, &self->keys, keys, count);
+    put_packed(w, &self->values, values, count);
+    int has_one_time = t.all == NULL;
+    PyObject *sealed = seal_payload(payload, args[0], &d, &t), *times = NULL, *result = NULL;
+    if (sealed != NULL)
+        times = has_one_time ? PyLong_FromLongLong(t.least) : PyList_New(count);
+    for (Py_ssize_t i = 0; times != NULL && !has_one_time && i < count; i++) {
         PyObject *time = PyLong_FromLongLong(self->times[i]);
         if (time == NULL)
-            Py_CLEAR(each);
+            Py_CLEAR(times);
         else
-            PyList_SET_ITEM(each, i, time);
+            PyList_SET_ITEM(times, i, time);
     }
-    uint64_t digest;
-    if (each == NULL || hash_object(payload, args[0], &digest) < 0) {
-        Py_XDECREF(each);
-        Py_DECREF(payload);
-        return NULL;
-    }
-    return Py_BuildValue("NKy#LLnN", payload, (unsigned long long)digest, (char *)directory, (Py_ssize_t)(entry - directory),
-        (long long)e.least, (long long)e.greatest, e.newest, each);
+    if (times != NULL)
+        result = PyTuple_Pack(2, sealed, times);
+    Py_XDECREF(sealed);
+    Py_XDECREF(times);
+    return result;
 }
 
 static PyObject *rows_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
@@ -1958,7 +1940,7 @@ static inline int64_t number_of(PyObject *value) {
 }
 
 /* The open batch that a record of bytes may join at once, with its queue, as new references; else 0. */
-static int find_batch(const SendMethod *self, PyObject *producer, PyObject *topic, int64_t size, PyObject **queue, PyObject **batch) {
+static int batch_to_join(const SendMethod *self, PyObject *producer, PyObject *topic, int64_t size, PyObject **queue, PyObject **batch) {
     if (!PyObject_TypeCheck(producer, self->types[PRODUCER]) || *in_slot(self, producer, NOW_NS) != time_ns
         || !PyCFunction_CheckExact(time_ns) || ((PyCFunctionObject *)time_ns)->m_ml->ml_meth != clock_of_system)
         return 0; /* a clock of a test's runs Python */
@@ -2000,7 +1982,7 @@ static PyObject *send_call(PyObject *callable, PyObject *const *args, size_t nar
     if (!PyUnicode_CheckExact(topic) || !PyBytes_CheckExact(value) || !PyBytes_CheckExact(key))
         goto unusual;
     int64_t size = PyBytes_GET_SIZE(key) + PyBytes_GET_SIZE(value) + self->overhead;
-    if (!find_batch(self, args[0], topic, size, &queue, &batch))
+    if (!batch_to_join(self, args[0], topic, size, &queue, &batch))
         goto unusual;
     /* Allocating may collect garbage, and finalizers may let others run: so it is done first, and nothing runs after it. */
     delivery = self->types[DELIVERY]->tp_alloc(self->types[DELIVERY], 0);
@@ -2153,7 +2135,7 @@ static PyTypeObject SendMethod_Type = {
 static PyMethodDef functions[] = {
     {"bisect_offsets", (PyCFunction)(void (*)(void))bisect_offsets, METH_FASTCALL,
         "bisect_offsets(offsets, offset, /)\n--\n\nAs `bisect.bisect_right` of an array of 64-bit integers."},
-    {"find_batch", (PyCFunction)(void (*)(void))find_batch_of, METH_FASTCALL,
+    {"find_batch", (PyCFunction)(void (*)(void))find_batch, METH_FASTCALL,
         "find_batch(data, seed, offset, /)\n--\n\nWhere the first batch begins and ends whose last offset is at or past `offset`."},
     {"seal", (PyCFunction)(void (*)(void))seal, METH_FASTCALL,
         "seal(seed, keys, values, timestamps, count, /)\n--\n\nThe payload of a batch, its hash, its directory, and what its "

@@ -139,7 +139,7 @@ def seal_rows(seed: int, rows: PackedRows, count: int, attributes: int) -> tuple
     made = rows.seal(seed, count)
     if made is None:
         return None
-    payload, digest, directory, base_ts, max_ts, newest, times = made
+    (payload, digest, directory, base_ts, max_ts, newest), times = made
     return SealedBatch(
         payload, digest, directory, attributes | FORM_COLUMNS, count, count - 1, base_ts, max_ts, newest, len(payload), seed=seed
     ), times  # fmt: skip
