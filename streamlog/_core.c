@@ -25,7 +25,6 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #if !defined(__BYTE_ORDER__) || __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "The format is little-endian, and this module reads it as it lies in memory: here the library runs without it."
@@ -1890,19 +1889,18 @@ static PyTypeObject PackedRows_Type = {
 /* `Producer.send`, in C for nearly every record of a program that sends many: a key and a value of bytes, for the open batch of a
    topic with one partition. Everything else goes to `otherwise`, which takes all six arguments, or to `function`, which has the
    signature and the documentation. No other thread runs between the steps, so a record joins the batch that was found open. */
+enum { PRODUCER, TOPIC, QUEUE, BATCH, DELIVERY, TYPES };
+enum {
+    TOPICS, NOW_NS, LINGERING, MAX_SIZE, BATCHES, BATCH_RECORDS, ROWS, SIZE, CLOSED, LIMIT, DELIVERY_BATCH, DELIVERY_INDEX, SLOTS
+};
 typedef struct {
     PyObject_HEAD
     vectorcallfunc call;
     PyObject *function, *otherwise, *weak_references;
-    PyTypeObject *types[5]; /* in the order of `slots` */
-    Py_ssize_t at[12];
+    PyTypeObject *types[TYPES];
+    Py_ssize_t at[SLOTS];
     Py_ssize_t overhead; /* what a record counts for besides its key and value */
 } SendMethod;
-
-enum { PRODUCER, TOPIC, QUEUE, BATCH, DELIVERY };
-enum {
-    TOPICS, NOW_NS, LINGERING, MAX_SIZE, BATCHES, BATCH_RECORDS, ROWS, SIZE, CLOSED, LIMIT, DELIVERY_BATCH, DELIVERY_INDEX, SLOTS
-};
 static const struct {
     int type;
     const char *name;
@@ -1911,8 +1909,7 @@ static const struct {
     {QUEUE, "batch_records"}, {BATCH, "rows"}, {BATCH, "size"}, {BATCH, "closed"}, {BATCH, "limit"}, {DELIVERY, "_batch"},
     {DELIVERY, "_index"},
 };
-static PyObject *time_ns, *name_filled, *name_key;
-static PyCFunction clock_of_system; /* what `time_ns` calls, unless a test's library has put its own clock in its place */
+static PyObject *name_filled, *name_key;
 
 /* Where the instances of a class have one of its __slots__; -1 with an exception set. */
 static Py_ssize_t slot_of(PyTypeObject *type, const char *name) {
@@ -1939,11 +1936,23 @@ static inline int64_t number_of(PyObject *value) {
     return value == NULL || !PyLong_CheckExact(value) ? -1 : PyLong_AsLongLongAndOverflow(value, &overflow);
 }
 
+/* What the producer's clock says; -1 if that is no time, with an exception set or without. */
+static int64_t read_clock(const SendMethod *self, PyObject *producer) {
+    PyObject *clock = *in_slot(self, producer, NOW_NS);
+    if (clock == NULL)
+        return -1;
+    Py_INCREF(clock);
+    PyObject *now = PyObject_CallNoArgs(clock);
+    Py_DECREF(clock);
+    int64_t now_ns = number_of(now);
+    Py_XDECREF(now);
+    return now_ns;
+}
+
 /* The open batch that a record of bytes may join at once, with its queue, as new references; else 0. */
 static int batch_to_join(const SendMethod *self, PyObject *producer, PyObject *topic, int64_t size, PyObject **queue, PyObject **batch) {
-    if (!PyObject_TypeCheck(producer, self->types[PRODUCER]) || *in_slot(self, producer, NOW_NS) != time_ns
-        || !PyCFunction_CheckExact(time_ns) || ((PyCFunctionObject *)time_ns)->m_ml->ml_meth != clock_of_system)
-        return 0; /* a clock of a test's runs Python */
+    if (!PyObject_TypeCheck(producer, self->types[PRODUCER]))
+        return 0;
     PyObject *topics = *in_slot(self, producer, TOPICS);
     if (topics == NULL || !PyDict_CheckExact(topics))
         return 0;
@@ -1984,10 +1993,14 @@ static PyObject *send_call(PyObject *callable, PyObject *const *args, size_t nar
     int64_t size = PyBytes_GET_SIZE(key) + PyBytes_GET_SIZE(value) + self->overhead;
     if (!batch_to_join(self, args[0], topic, size, &queue, &batch))
         goto unusual;
-    /* Allocating may collect garbage, and finalizers may let others run: so it is done first, and nothing runs after it. */
+    /* Allocating may collect garbage, and a clock may be a test's, so others may run: both come first, and nothing runs after them. */
     delivery = self->types[DELIVERY]->tp_alloc(self->types[DELIVERY], 0);
-    if (delivery == NULL)
-        goto failed;
+    int64_t now_ns = delivery == NULL ? -1 : read_clock(self, args[0]);
+    if (now_ns < 0) {
+        if (PyErr_Occurred())
+            goto failed;
+        goto unusual;
+    }
     PyObject *rows = *in_slot(self, batch, ROWS);
     int64_t before = number_of(*in_slot(self, batch, SIZE)), limit = number_of(*in_slot(self, batch, LIMIT));
     int64_t most = number_of(*in_slot(self, queue, BATCH_RECORDS));
@@ -2000,11 +2013,9 @@ static PyObject *send_call(PyObject *callable, PyObject *const *args, size_t nar
         Py_XDECREF(index);
         goto failed;
     }
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
     *in_slot(self, delivery, DELIVERY_INDEX) = index;
     *in_slot(self, delivery, DELIVERY_BATCH) = batch; /* the reference is the delivery's now */
-    Py_ssize_t at = add_row((PackedRows *)rows, key, value, (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000);
+    Py_ssize_t at = add_row((PackedRows *)rows, key, value, now_ns / 1000000);
     if (at < 0) {
         Py_DECREF(sum);
         batch = NULL;
@@ -2035,7 +2046,7 @@ failed:
 static PyObject *send_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"function", "otherwise", "producer", "topic", "queue", "batch", "delivery", "overhead", NULL};
     PyObject *function, *otherwise;
-    PyTypeObject *types[5];
+    PyTypeObject *types[TYPES];
     Py_ssize_t overhead;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!O!O!O!O!O!O!n", names, &PyFunction_Type, &function, &PyFunction_Type, &otherwise,
             &PyType_Type, &types[PRODUCER], &PyType_Type, &types[TOPIC], &PyType_Type, &types[QUEUE], &PyType_Type, &types[BATCH],
@@ -2048,7 +2059,7 @@ static PyObject *send_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
     self->function = Py_NewRef(function);
     self->otherwise = Py_NewRef(otherwise);
     self->overhead = overhead;
-    for (int i = 0; i < 5; i++)
+    for (int i = 0; i < TYPES; i++)
         self->types[i] = (PyTypeObject *)Py_NewRef(types[i]);
     for (int i = 0; i < SLOTS; i++) {
         if ((self->at[i] = slot_of(types[slots[i].type], slots[i].name)) < 0) {
@@ -2064,7 +2075,7 @@ static PyObject *send_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
 static int send_traverse(SendMethod *self, visitproc visit, void *arg) {
     Py_VISIT(self->function);
     Py_VISIT(self->otherwise);
-    for (int i = 0; i < 5; i++)
+    for (int i = 0; i < TYPES; i++)
         Py_VISIT(self->types[i]);
     return 0;
 }
@@ -2074,7 +2085,7 @@ static void send_dealloc(SendMethod *self) {
         PyObject_ClearWeakRefs((PyObject *)self);
     Py_XDECREF(self->function);
     Py_XDECREF(self->otherwise);
-    for (int i = 0; i < 5; i++)
+    for (int i = 0; i < TYPES; i++)
         Py_XDECREF(self->types[i]);
     Py_TYPE(self)->tp_free(self);
 }
@@ -2165,13 +2176,8 @@ PyMODINIT_FUNC PyInit__core(void) {
         return NULL;
     xxh3_64_intdigest = PyObject_GetAttrString(xxhash, "xxh3_64_intdigest");
     Py_DECREF(xxhash);
-    PyObject *time = PyImport_ImportModule("time");
-    time_ns = time == NULL ? NULL : PyObject_GetAttrString(time, "time_ns");
-    Py_XDECREF(time);
-    if (time_ns == NULL)
+    if (xxh3_64_intdigest == NULL)
         return NULL;
-    if (PyCFunction_CheckExact(time_ns))
-        clock_of_system = ((PyCFunctionObject *)time_ns)->m_ml->ml_meth;
     struct {
         PyObject **into;
         const char *name;
@@ -2180,7 +2186,7 @@ PyMODINIT_FUNC PyInit__core(void) {
         if ((*names[i].into = PyUnicode_InternFromString(names[i].name)) == NULL)
             return NULL;
     no_headers = PyTuple_New(0);
-    if (xxh3_64_intdigest == NULL || no_headers == NULL || PyType_Ready(&Window_Type) < 0 || PyType_Ready(&Storage_Type) < 0
+    if (no_headers == NULL || PyType_Ready(&Window_Type) < 0 || PyType_Ready(&Storage_Type) < 0
         || PyType_Ready(&RecordReader_Type) < 0 || PyType_Ready(&Column_Type) < 0 || PyType_Ready(&ColumnIterator_Type) < 0 || PyType_Ready(&Columns_Type) < 0
         || PyType_Ready(&PackedRows_Type) < 0 || PyType_Ready(&SendMethod_Type) < 0)
         return NULL;
