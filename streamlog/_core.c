@@ -305,6 +305,15 @@ static inline void skip_entries(Span *s, uint32_t count, const Shape *shape) {
             next_bin(s, &data, &size);
 }
 
+/* Goes past the first records of a batch. */
+static void skip_records(Batch *b, uint32_t count) {
+    uint64_t delta;
+    skip_entries(&b->keys, count, &b->key_shape);
+    skip_entries(&b->values, count, &b->value_shape);
+    for (uint32_t n = 0; b->timestamps.at != NULL && n < count; n++)
+        next_uint(&b->timestamps, &delta);
+}
+
 /* The columns of a batch of which header and payload are verified: 1, or 0 if they are not the usual ones. */
 static int read_columns(const uint8_t *p, size_t header_len, Batch *b) {
     unsigned columns = p[FIXED_LEN];
@@ -1089,16 +1098,13 @@ static int reader_open(RecordReader *self) {
     if (self->position > b->base_offset) {
         int64_t skip = self->position - b->base_offset;
         self->done = skip < b->count ? (uint32_t)skip : b->count;
-        skip_entries(&b->keys, self->done, &b->key_shape);
-        skip_entries(&b->values, self->done, &b->value_shape);
-        uint64_t delta;
-        for (uint32_t n = 0; b->timestamps.at != NULL && n < self->done; n++)
-            next_uint(&b->timestamps, &delta);
+        skip_records(b, self->done);
     }
     self->is_inside = 1;
     return 1;
 }
 
+/* take(out, n) -> how many records: see `records_of` in records/columns.py */
 static PyObject *reader_take(RecordReader *self, PyObject *const *args, Py_ssize_t count) {
     if (count != 2 || !PyList_CheckExact(args[0])) {
         PyErr_SetString(PyExc_TypeError, "take(list, n)");
@@ -1149,34 +1155,21 @@ static PyObject *reader_take(RecordReader *self, PyObject *const *args, Py_ssize
     return PyLong_FromSsize_t(taken);
 }
 
-/* The entries from `low` on, `count` of them. REQUIRES: the column was walked. */
-static void cut_entries(Span *s, Shape *shape, uint32_t low, uint32_t count) {
-    const uint8_t *data;
-    size_t size;
+/* The first `count` entries alone. REQUIRES: the column was walked, and count > 0. */
+static void keep_entries(Span *s, Shape *shape, uint32_t count) {
+    Span rest = *s;
     if (s->at == NULL)
         return;
-    if (shape->width) {
-        s->at += (size_t)low * shape->width;
-        s->end = s->at + (size_t)count * shape->width;
-        shape->bytes = (size_t)count * (shape->width - 2);
-        return;
-    }
-    for (uint32_t n = 0; n < low; n++)
-        next_bin(s, &data, &size);
-    Span walk = *s;
-    for (uint32_t n = 0; n < count; n++)
-        next_bin(&walk, &data, &size);
-    s->end = walk.at;
+    skip_entries(&rest, count, shape);
+    s->end = rest.at;
     walk_entries(*s, count, shape);
 }
 
 /* The records from `low` on, `count` of them. REQUIRES: count > 0. */
 static void cut_batch(Batch *b, uint32_t low, uint32_t count) {
-    cut_entries(&b->keys, &b->key_shape, low, count);
-    cut_entries(&b->values, &b->value_shape, low, count);
-    uint64_t delta;
-    for (uint32_t n = 0; b->timestamps.at != NULL && n < low; n++)
-        next_uint(&b->timestamps, &delta);
+    skip_records(b, low);
+    keep_entries(&b->keys, &b->key_shape, count);
+    keep_entries(&b->values, &b->value_shape, count);
     b->base_offset += low;
     b->count = count;
     b->next_offset = b->base_offset + count;

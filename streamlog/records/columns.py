@@ -131,16 +131,24 @@ def seal(
     )
 
 
-def seal_rows(seed: int, rows: PackedRows, count: int, attributes: int) -> tuple[SealedBatch, list[int] | int] | None:
-    """`seal`, of the first `count` rows of a batch that the core in C has packed already; and their timestamps.
+def new_rows() -> list[Any] | PackedRows:
+    """What the rows of a batch join: a list, or what the core in C packs as they come. A row is a tuple of key, value and timestamp,
+    and of headers if there are any."""
+    return [] if core is None else core.PackedRows()
 
-    None if they have headers, or are not usual otherwise: then the caller makes columns of them.
+
+def seal_rows(
+    seed: int, rows: list[Any] | PackedRows, count: int, attributes: int
+) -> tuple[SealedBatch, list[int] | int] | None:
+    """`seal`, of the first `count` rows, as far as the core has packed them; and their timestamps.
+
+    None if they are a list, have headers, or are not usual otherwise: then the caller makes columns of them.
     """
-    made = rows.seal(seed, count)
+    made = None if isinstance(rows, list) else rows.seal(seed, count)
     if made is None:
         return None
-    (payload, digest, directory, base_ts, max_ts, newest), times = made
-    return SealedBatch(
+    (payload, digest, directory, base_ts, max_ts, newest), times = made  # pragma: no cover - of the core
+    return SealedBatch(  # pragma: no cover - of the core
         payload, digest, directory, attributes | FORM_COLUMNS, count, count - 1, base_ts, max_ts, newest, len(payload), seed=seed
     ), times  # fmt: skip
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 from ...broker.metadata import TopicView
 from ...records import columns
 from ...records.batch import SealedBatch
-from ...records.core import core
 from ...runtime.api import Completion
 from ...types import HeaderTuple, ProducerRecord, TopicPartition
 
@@ -84,7 +83,7 @@ class Batch(Completion[int]):
     def __init__(self, queue: Queue, deadline_ms: int, urgent: bool) -> None:
         super().__init__()
         self.queue = queue
-        self.rows: list[Row] | PackedRows = [] if core is None else core.PackedRows()
+        self.rows: list[Row] | PackedRows = columns.new_rows()
         self.closed = False
         """It accepts no more records. Any thread may set this at any time, and no thread may reset it."""
         self._ends: list[int] = []
@@ -138,14 +137,16 @@ class Batch(Completion[int]):
             return -1
         if len(row) > 3:
             self.has_headers = True
-        index = rows.append(row)
-        if index is None:  # of a list
+        if isinstance(rows, list):
+            rows.append(row)
             index = self.index_of(row, rows)
+        else:
+            index = rows.append(row)
         self.size += size  # two threads at once may lose one: it only decides when a batch is full
         return index if not self.closed or self.has(index, rows) else -1
 
     @staticmethod
-    def index_of(row: Row, rows: list[Row] | PackedRows) -> int:
+    def index_of(row: Row, rows: list[Row]) -> int:
         """Where a row is that was added just now: at the end, unless other threads have added theirs since."""
         index = len(rows) - 1
         while rows[index] is not row:
@@ -241,8 +242,7 @@ class Batch(Completion[int]):
 
     def seal(self) -> SealedBatch:
         """The encoded batch; encoded once."""
-        if core is not None and self.sealed is None and self._columns is None and not self.queue.codec:
-            assert not isinstance(self.rows, list)
+        if self.sealed is None and self._columns is None and not self.queue.codec:
             made = columns.seal_rows(self.queue.seed, self.rows, self._close(), self.queue.attributes)
             if made is not None:
                 self.sealed, self._times = made
