@@ -12,12 +12,12 @@ b'alice' b'9.50'
 
 `help()` of each name, rather than of the whole package, which has all of them:
 
-- `open` and `StreamLog`: a log, where all begins. `Topic`: its records and settings. `Broker`: one of its
+- `open` and `StreamLog`: a log, where all begins; `Replayed`: what its `replay` has done. `Topic`: its records and settings. `Broker`: one of its
   directories. `Reassignment`: replicas that move.
 - `Producer`, `Delivery`; `Consumer`, `RebalanceListener`, `ConsumerGroup`, `Workers`: writing, reading, sharing work.
 - `external_offsets` and `ExternalOffsets`: exactly once into a database of yours.
 - `TopicConfig`, `ProducerConfig`, `ConsumerConfig`, `open`, `ConsumerGroup.start`: every setting, with its unit and default.
-- `Record`, `RecordBatch`, `Records`, `TopicPartition`, `PartitionInfo` and the other values: what each field means.
+- `Record`, `RecordBatch`, `Records`, `RecordTuple`, `TopicPartition`, `PartitionInfo` and the other values: what each field means.
 - `Serde` and the module `serde`: values as JSON, text, msgpack. The module `retention`: policies.
 - `verify` and `repair`: damage. `StreamlogError`: the errors, in the module `errors`.
 - The logger `streamlog`: what has no caller to raise to, such as a worker that failed. Shown after `logging.basicConfig()`.
@@ -43,6 +43,7 @@ of each says where everything in it is.
 - `broker`: directories, topics and groups behind one protocol, `Service`
 - `client`: what the user holds: the log, topics, producers, consumers, groups, workers
 - `kafka`: the same service behind Kafka's wire protocol, for clients in any language
+- `notebook`: what a notebook shows of the handles; the methods that need it find it through `client/extras.py`
 - `testing`: fixtures for pytest, `ManualClock`, `SimulatedDisk` and `FaultyDisk` for the tests of programs
 - `cli`: the command `streamlog`
 
@@ -135,10 +136,12 @@ __all__ = [
     "RecordBatch",
     "RecordMetadata",
     "RecordTooLargeError",
+    "RecordTuple",
     "Records",
     "ReentrantCallError",
     "RepairReport",
     "RepairedPartition",
+    "Replayed",
     "ReplicaNotAvailableError",
     "Report",
     "RequestTimedOutError",
@@ -197,6 +200,8 @@ if TYPE_CHECKING:  # what type checkers see; at run time the same names are impo
     from .client.producer.delivery import Delivery
     from .client.producer.producer import Producer
     from .client.reassignment import Reassignment
+    from .client.record_tuple import RecordTuple
+    from .client.replay import Replayed
     from .client.serde import De, Ser, Serde
     from .client.streamlog import StreamLog
     from .client.topic import At, Records, Subscription, Topic, TopicLike
@@ -298,6 +303,8 @@ else:
         "client.producer.delivery": "Delivery",
         "client.producer.producer": "Producer",
         "client.reassignment": "Reassignment",
+        "client.record_tuple": "RecordTuple",
+        "client.replay": "Replayed",
         "client.serde": "De Ser Serde",
         "client.streamlog": "StreamLog",
         "client.topic": "At Records Subscription Topic TopicLike",

@@ -10,9 +10,11 @@ waits for the service's Completions on raw locks, so that Ctrl-C ends a wait.
 
 - `streamlog`: the log; `opening`: `open`; `background`, `cleanup`: what the handles of a log share, and closes that are deferred
 - `bounded_read`: what `topic.read` reads, as a value that can be begun again
+- `time_order`: partitions merged by time, from the front and from the end; `record_tuple`: what `head`, `tail` and `at` of a topic give
 - `topic`, `group`, `reassignment`, `producer/producer`, `consumer/consumer`, `workers`, `broker`: the other handles;
   `handle`: what all have in common
 - `transaction`: a scope in which records consumed and produced count together. `pipe`: workers that do so for each record
+- `replay`: a topic sent to another one by event time
 - `record_handler`, `dead_letters`, `handler`: how workers handle a record, and which handlers they accept
 - `external_offsets`: offsets in a database of the user's, stored in its transactions
 - `worker_time`: their pauses before a retry, and how they follow a clock that a test moves

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterator
+from itertools import chain, islice
+from typing import Any, NamedTuple
 
-from ..types import TopicPartition
-from .consumer.decode import Decoder
+from ..types import Record, TopicPartition
+from .consumer.decode import Decoder, deserialized
 from .consumer.fetcher import PartitionFetcher
 from .handle import Parent
+from .time_order import in_lists, lists_of, merged, newest
 
 
 class PartitionRange(NamedTuple):
@@ -27,11 +30,54 @@ class BoundedRead(NamedTuple):
     ranges: tuple[PartitionRange, ...]
     isolation: str
     on_corrupt: str
+    order: str = "partition"
+    """Of records: "partition", one after another, or "time", merged by their timestamps."""
 
-    def begin(self) -> list[tuple[PartitionFetcher, int]]:
-        """A reader of each partition, at its start, and the offset at which it ends. Raises ClosedError."""
-        service = self.log._use()
+    def begin(self, *, raw: bool = False, retries: bool = True) -> list[tuple[PartitionFetcher, int]]:
+        """A reader of each partition, at its start, and the offset at which it ends. Raises ClosedError.
+
+        `raw`: the readers do not deserialize. Without `retries` they do not wait for a partition that has no leader: they end.
+        """
+        service = self.log._use(retries=retries)
         return [
-            (PartitionFetcher(service, each.name, each.decoder, self.isolation, self.on_corrupt, each.start, topic_id=self.topic_id), each.end)
+            (
+                PartitionFetcher(
+                    service,
+                    each.name,
+                    Decoder(*each.name, None, None) if raw else each.decoder,
+                    self.isolation,
+                    self.on_corrupt,
+                    each.start,
+                    topic_id=self.topic_id,
+                ),
+                each.end,
+            )
             for each in self.ranges
-        ]  # fmt: skip
+        ]
+
+    def lists(self) -> Iterator[list[Record[Any, Any]]]:
+        """The records in their order, in lists. It begins at the call."""
+        if self.order == "time":
+            return in_lists(self._deserialized(merged(self.begin(raw=True))))
+        bounded = self.begin()
+        return (some for reader, end in bounded for some in lists_of(reader, end))
+
+    def records(self) -> Iterator[Record[Any, Any]]:
+        """The records in their order, for one thread. It begins at the call."""
+        return chain.from_iterable(self.lists())
+
+    def first(self, n: int, *, retries: bool = True) -> Iterator[Record[Any, Any]]:
+        """The first `n` records in their order. No others are deserialized."""
+        bounded = self.begin(raw=True, retries=retries)
+        if self.order == "time":
+            return self._deserialized(islice(merged(bounded), n))
+        lists = (some for reader, end in bounded for some in lists_of(reader, end, n))
+        return self._deserialized(islice(chain.from_iterable(lists), n))
+
+    def last(self, n: int) -> Iterator[Record[Any, Any]]:
+        """The last `n` records by time, merged from the end."""
+        return self._deserialized(iter(newest(self.begin(raw=True), n)))
+
+    def _deserialized(self, raw: Iterator[Record[Any, Any]]) -> Iterator[Record[Any, Any]]:
+        decoder = self.ranges[0].decoder  # the others have the same functions
+        return raw if decoder.plain else deserialized(raw, decoder)

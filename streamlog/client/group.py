@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any, Literal, Unpack
 
 from ..broker.api import Service
+from ..broker.metadata import TopicView
 from ..config import shown, text
 from ..coordinator import GroupDescription
 from ..errors import ConfigError, GroupIdNotFoundError, StreamlogError, UnknownMemberIdError, did_you_mean
@@ -17,6 +18,7 @@ from .config_types import ConsumerConfig, OnError
 from .consumer.consumer import Consumer
 from .consumer.decode import Decoder
 from .dead_letters import DeadLetters
+from .extras import notebook
 from .handle import Parent, check_log
 from .handler import check_handler
 from .record_handler import Handler, RecordHandler, WorkersConfig
@@ -222,8 +224,17 @@ class ConsumerGroup:
         self, service: Service, described: GroupDescription, topics: Iterable[Any] = ()
     ) -> dict[TopicPartition, int]:
         committed = {name: at.offset for name, at in result_of(service.committed(self.name, None)).items()}
-        known = service.image.topics
         views = [result_of(service.topic(self._log._name_of(topic)[0])) for topic in topics]
+        return self._lag_of(service, described, committed, views)
+
+    def _lag_of(
+        self,
+        service: Service,
+        described: GroupDescription,
+        committed: Mapping[TopicPartition, int],
+        views: Sequence[TopicView] = (),
+    ) -> dict[TopicPartition, int]:
+        known = service.image.topics
         if not views:
             names = {name.topic for name in committed}.union(*(member.topics for member in described.members))
             # Besides what they subscribe to: the topics that members of before still hold partitions of.
@@ -364,3 +375,8 @@ class ConsumerGroup:
         except StreamlogError:  # a reader, a log that another handle closes, or in the middle of another call
             return f"<streamlog.ConsumerGroup {name}>"
         return f"<streamlog.ConsumerGroup {name}: {described.state}, lag {lag}>"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: its state, its members, and where its lag is. It raises nothing."""
+        html: str = notebook().of_group(self)
+        return html

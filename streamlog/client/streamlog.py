@@ -35,13 +35,15 @@ from .cleanup import Cleanup
 from .config_types import ConsumerConfig, ProducerConfig, TopicConfig
 from .consumer.consumer import Consumer
 from .consumer.membership import LocalMembers
+from .extras import notebook
 from .group import ConsumerGroup
 from .handle import Closing, closed, time_left
 from .producer.producer import Producer, SharedProducer
 from .reassignment import Reassignment
+from .replay import Replayed, replay
 from .retrying import with_retries
 from .serde import De, DeByTopic, Serde
-from .topic import Subscription, Topic
+from .topic import At, Subscription, Topic
 from .transaction import TransactionalProducers, abort_transaction, open_transactions
 
 ListenerT = TypeVar("ListenerT", bound=Listener)
@@ -57,7 +59,7 @@ class StreamLog(Closing):
     - Topics: `create_topic`; `log["orders"]` or `topic` gives one that exists, with serdes if it is to have them;
       `"orders" in log`; `for name in log`; `topics`; `delete_topic`.
     - Writing and reading: `producer`, `consumer`; a Topic has `send` and `read`. Both at once, all or nothing: `transaction`.
-      Which are open: `transactions`, `abort_transaction`.
+      Which are open: `transactions`, `abort_transaction`. Records of the past, sent once more as time goes by: `replay`.
     - Groups, their offsets and workers: `group`, `groups`.
     - Its brokers: `brokers`, `add_broker`, `retire_broker`. Where its replicas are, and which of them lead: `elect_leader`,
       `reassign`, `reassignments`, `replication_throttle_bytes_per_s`.
@@ -473,6 +475,36 @@ class StreamLog(Closing):
         """
         abort_transaction(self._use(), transactional_id)
 
+    def replay(
+        self,
+        topic: Topic[Any, Any] | str,
+        *,
+        speed: float = 1.0,
+        into: Topic[Any, Any] | str,
+        start: At | Mapping[int, int] = "earliest",
+        end: At = "latest",
+        progress: bool = True,
+    ) -> Replayed:
+        """Send the records of a topic to another one, in the order and at the pace of their timestamps, `speed` times as fast.
+
+        `start`, `end`: as `Topic.read` takes them, or an offset for each partition; the end is the one of now. `speed=float("inf")` does
+        not wait. `into`: if there is no topic of this name it is created, with as many partitions. Records keep their bytes, headers and
+        timestamps, and their partition if it has as many; else their keys decide. Those with one key stay in order if the source had them so.
+
+        `progress`: shown on a terminal, or in a notebook. It takes time on the log's clock: under a `testing.ManualClock` another thread has to
+        move that. Ctrl-C ends it at once; all that was sent is in the log then, and a note of the exception says where to go on.
+
+        Raises ConfigError, what `Topic.read` and `Producer.send` raise, and ClosedError if the log is closed meanwhile.
+
+        >>> import streamlog
+        >>> with streamlog.open() as log:
+        ...     _ = log.create_topic("orders").send_many(["9.50", "20.00"], timestamps_ms=[1_000, 61_000])
+        ...     done = log.replay("orders", speed=36_000, into="live")
+        ...     done.records, [record.timestamp for record in log["live"].read()]
+        (2, [1000, 61000])
+        """
+        return replay(self, topic, speed, into, start, end, progress)
+
     def group(self, name: str) -> ConsumerGroup:
         """A handle on a consumer group, which need not exist yet; see `ConsumerGroup`. Raises ConfigError."""
         self._use()
@@ -669,6 +701,11 @@ class StreamLog(Closing):
     def __repr__(self) -> str:
         where = "temporary" if self._engine.temporary else repr(self._engine.path)
         return f"<streamlog.StreamLog {where}{' closed' if self._closed_error is not None else ''}>"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: its brokers and its first topics. It raises nothing."""
+        html: str = notebook().of_log(self)
+        return html
 
     # -- for its children ----------------------------------------------------------------------------
 

@@ -133,12 +133,24 @@ class WorkerTime:
             self.consumer._wakeup.wake()
 
 
+class Following(Protocol):
+    """What follows a clock that a test moves: a `WorkerTime`, whose methods say what is asked of it here, or a replay."""
+
+    turn: int
+    stuck_at: int
+
+    def follow(self, clock: Clock, note: Callable[[], None]) -> None: ...
+    def is_settled(self) -> bool: ...
+    def deadline_s(self) -> float | None: ...
+    def go_on(self) -> None: ...
+
+
 class ClockFollower:
-    """A scheduler of a clock that a test moves, for the workers of one `start`. See the module."""
+    """A scheduler of a clock that a test moves, for the workers of one `start`, or a replay. See the module."""
 
     __reduce_ex__ = refuse_to_copy
 
-    def __init__(self, clock: MovedClock, workers: Sequence[WorkerTime]) -> None:
+    def __init__(self, clock: MovedClock, workers: Sequence[Following]) -> None:
         self._clock = clock
         self._workers = workers
         self._changed = RawGate()

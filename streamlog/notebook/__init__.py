@@ -1,4 +1,12 @@
 """What a notebook shows of the handles, and what only a notebook needs. Extra `notebook`.
 
 The methods of the handles that need it load it through `client/extras.py`.
+
+- `html`: what is shown of a log, a topic, a group, a batch, a read and some records
+- `progress`: a line that says how far a long call is, in a notebook or on a terminal
 """
+
+from .html import of_batch, of_group, of_log, of_record_tuple, of_records, of_topic
+from .progress import new_progress
+
+__all__ = ["new_progress", "of_batch", "of_group", "of_log", "of_record_tuple", "of_records", "of_topic"]

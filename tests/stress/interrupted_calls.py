@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import gc
+import math
 import time
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -717,8 +719,63 @@ class MoveReplicas(StopABroker):
         assert sorted(self.story.topic.partition(0).replicas) == sorted(self.replicas())
 
 
+class LookAtATopic(Action):
+    """Some records by time, and all: nothing is kept, so the next one has them all."""
+
+    def prepare(self) -> None:
+        self.story.send()
+
+    def call(self) -> None:
+        topic = self.story.topic
+        topic.head(2)
+        topic.tail(2)
+        list(topic.read(order="time"))
+
+    def after(self) -> None:
+        whole = list(self.story.topic.read())
+        assert list(self.story.topic.read(order="time")) == whole
+        assert list(self.story.topic.tail(3)) == whole[-3:]
+
+
+class Replay(Action):
+    """A replay that is interrupted has sent what the note of the exception says, and one record more at most."""
+
+    def __init__(self, story: Story) -> None:
+        super().__init__(story)
+        self.story.log.create_topic("live")
+        self.replayed: dict[int, int] = {0: 0}
+        self.notes: list[str] | None = None
+
+    def prepare(self) -> None:
+        for _ in range(3):
+            self.story.send()
+
+    def call(self) -> None:
+        self.notes = None
+        try:
+            self.replayed = dict(
+                self.story.log.replay(
+                    "t", into="live", speed=math.inf, start=self.replayed, progress=False
+                ).next_offsets
+            )
+        except BaseException as error:
+            self.notes = getattr(error, "__notes__", [])
+            raise
+
+    def after(self) -> None:
+        sent = [record.value.decode() for record in self.story.log["live"].read()]
+        if self.notes:
+            self.replayed = ast.literal_eval(self.notes[0].rpartition("start=")[2])
+        elif self.notes is not None and len(sent) > self.replayed[0]:  # it came after the end
+            self.replayed = {0: len(self.story.sent)}
+        assert len(sent) - self.replayed[0] in (0, 1), (sent[-3:], self.replayed, self.notes)
+        assert sent == self.story.sent[: len(sent)]
+        self.replayed = {0: len(sent)}
+
+
 ACTIONS: tuple[type[Action], ...] = (
     Send, SendThatRolls, SendWithKeyAndHeaders, SendSynced, SendReplicated, LogSync, SendMany, SendManyBatches, SendManyThatLingers, LingerAndFlush, LingerBehindOthers, LingerAndFlushSynced, LingerBehindOthersSynced,
     Poll, PollOfAMember, FirstPollOfAMember, PollBatches, Loop, UntilEnd, BlockAroundALoop, Commit, EndATransaction, EndATransactionSynced, EndATransactionOfBrokers, CloseAProducer, CloseAConsumer, RunWorkers, CloseTheLog, OpenTheLog, TopicsComeGrowAndGo, ABrokerIsAdded, BackgroundWork,
     SendSyncedToBrokers, LingerToBrokers, PollOfBrokers, CommitToBrokers, CreateATopicOnBrokers, StopABroker, StartABroker, ElectALeader, MoveReplicas,
+    LookAtATopic, Replay,
 )  # fmt: skip

@@ -41,9 +41,9 @@ LATER = {
 LATER_MODULES = {"streamlog.aio", "streamlog.mirror"}
 LATER_IN_COMMENTS = {
     "streamlog": {"mirror"},
-    "StreamLog": {"sql", "sql_follow", "replay"},
-    "Topic": {"to_arrow", "to_pandas", "to_polars", "__arrow_c_stream__", "scan", "head", "tail", "at"},
-    "Records": {"to_arrow", "to_pandas", "to_polars", "__arrow_c_stream__", "_repr_html_"},
+    "StreamLog": {"sql", "sql_follow"},
+    "Topic": {"to_arrow", "to_pandas", "to_polars", "__arrow_c_stream__", "scan"},
+    "Records": {"to_arrow", "to_pandas", "to_polars", "__arrow_c_stream__"},
     "RecordBatch": {"to_arrow", "to_pandas", "to_polars", "__arrow_c_stream__"},
 }
 
@@ -51,7 +51,7 @@ LATER_IN_COMMENTS = {
 
 # Names that the comments of the stub give, and what their results are made of.
 IN_COMMENTS = {"errors", "retention", "serde", "verify", "repair", "Report", "RepairReport", "external_offsets"}
-PARTS = {"Problem", "RepairedPartition", "ExternalOffsets"}
+PARTS = {"Problem", "RepairedPartition", "ExternalOffsets", "RecordTuple", "Replayed"}
 MORE_MEMBERS = {
     "StreamLog": {
         *("attach", "detach"),  # for the listeners of other packages, such as Kafka's

@@ -75,10 +75,11 @@ def records(batch: FetchedBatch, decoder: Decoder, start: int, window: int) -> t
         )
     except (ValueError, TypeError) as error:
         raise batch.damaged(error) from error
-    return (made if decoder.plain else _deserialized(made, decoder)), onward
+    return (made if decoder.plain else deserialized(made, decoder)), onward
 
 
-def _deserialized(raw: Iterator[Record[Any, Any]], decoder: Decoder) -> Iterator[Record[Any, Any]]:
+def deserialized(raw: Iterator[Record[Any, Any]], decoder: Decoder) -> Iterator[Record[Any, Any]]:
+    """The records with keys and values as the deserializers make them. Raises DeserializationError at the one that fails."""
     key_of, value_of = decoder.deserialize_key, decoder.deserialize_value
     new = tuple.__new__
     for record in raw:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import repeat
+from itertools import islice, repeat
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, Self, TypeAlias
 
 from ...broker.fetched import FetchedBatch
 from ...errors import ConfigError, StreamlogError
 from ...records import columns
 from ...types import HeaderTuple, K, Record, V
-from .decode import Decoder, Deserialize, undecodable
+from ..extras import notebook
+from .decode import Decoder, Deserialize, deserialized, undecodable
 
 if TYPE_CHECKING:
     from ..._core import Columns as CoreColumns
@@ -231,6 +232,16 @@ class RecordBatch(Generic[K, V]):
             self.topic, self.partition, self.offsets[at], self.timestamps[at], keys[at], values[at], self.headers[at]
         )
 
+    def _first(self, n: int) -> list[Record[Any, Any]]:
+        """The first records; no others are deserialized."""
+        raw = map(self._raw, range(min(n, self._length)))
+        return list(deserialized(raw, self._decoder))
+
+    def _repr_html_(self) -> str:
+        """For notebooks: a table of the first records. It raises nothing."""
+        html: str = notebook().of_batch(self)
+        return html
+
     def __len__(self) -> int:
         """How many records there are."""
         return self._length
@@ -280,6 +291,9 @@ class _Pickled(RecordBatch[Any, Any]):
         self._fields = fields
         self._length = len(fields["offsets"])
         self._usual = None
+
+    def _first(self, n: int) -> list[Record[Any, Any]]:
+        return list(islice(self, n))
 
     def _encoded(self, name: Literal["key", "value"]) -> Sequence[bytes | None]:
         column: list[bytes | None] = self._fields[name]

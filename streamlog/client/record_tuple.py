@@ -1,0 +1,51 @@
+"""`RecordTuple`: some records at once, as `head`, `tail` and `at` of a topic give them."""
+
+from __future__ import annotations
+
+from typing import Any, Generic, SupportsIndex, overload
+
+from ..types import K, Record, V
+from .extras import notebook
+
+_SHOWN = 10  # records in the repr
+
+
+class RecordTuple(tuple[Record[K, V], ...], Generic[K, V]):
+    """Some records of a topic, all in memory. Made by `topic.head`, `topic.tail` and `topic.at`.
+
+    A tuple of Records: it has a length and can be indexed, and be shown, iterated over, compared, copied and pickled as often
+    as one likes. `Records`, which `topic.read` returns, is an iterator over any number of them, which can be
+    read once. The repr has the first few; a notebook shows a table of them. A slice is a RecordTuple too.
+
+    >>> import streamlog
+    >>> with streamlog.open() as log:
+    ...     orders = log.create_topic("orders")
+    ...     _ = orders.send_many(["9.50", "20.00", "3.25"])
+    ...     first = orders.head(2)
+    ...     len(first), first[-1].value, [record.offset for record in first[1:]]
+    (2, b'20.00', [1])
+    """
+
+    __slots__ = ()
+
+    @overload
+    def __getitem__(self, index: SupportsIndex, /) -> Record[K, V]: ...
+    @overload
+    def __getitem__(self, index: slice, /) -> RecordTuple[K, V]: ...
+    def __getitem__(self, index: Any, /) -> Any:
+        """The record at an index, or, of a slice, another RecordTuple."""
+        found: Any = super().__getitem__(index)
+        return RecordTuple(found) if isinstance(index, slice) else found
+
+    def __repr__(self) -> str:
+        """The first records, each in a line, and how many more there are."""
+        lines = [repr(record) for record in self[:_SHOWN]]
+        if len(self) > _SHOWN:
+            lines.append(f"… and {len(self) - _SHOWN} more")
+        shown = ",\n ".join(lines)
+        return f"({shown}{',' if len(self) == 1 else ''})"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: a table of the first records. It raises nothing."""
+        html: str = notebook().of_record_tuple(self)
+        return html
