@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
+from ..broker.api import Service
 from ..types import Record, TopicPartition
 from .consumer.decode import Decoder, deserialized
 from .consumer.fetcher import PartitionFetcher
@@ -33,27 +34,19 @@ class BoundedRead(NamedTuple):
     order: str = "partition"
     """Of records: "partition", one after another, or "time", merged by their timestamps."""
 
-    def begin(self, *, raw: bool = False, retries: bool = True) -> list[tuple[PartitionFetcher, int]]:
+    def begin(self, *, raw: bool = False) -> list[tuple[PartitionFetcher, int]]:
         """A reader of each partition, at its start, and the offset at which it ends. Raises ClosedError.
 
-        `raw`: the readers do not deserialize. Without `retries` they do not wait for a partition that has no leader: they end.
+        `raw`: the readers do not deserialize.
         """
-        service = self.log._use(retries=retries)
-        return [
-            (
-                PartitionFetcher(
-                    service,
-                    each.name,
-                    Decoder(*each.name, None, None) if raw else each.decoder,
-                    self.isolation,
-                    self.on_corrupt,
-                    each.start,
-                    topic_id=self.topic_id,
-                ),
-                each.end,
-            )
-            for each in self.ranges
-        ]
+        service = self.log._use()
+        return [(self._reader(service, each, raw), each.end) for each in self.ranges]
+
+    def _reader(self, service: Service, of: PartitionRange, raw: bool) -> PartitionFetcher:
+        decoder = Decoder(*of.name, None, None) if raw else of.decoder
+        return PartitionFetcher(
+            service, of.name, decoder, self.isolation, self.on_corrupt, of.start, topic_id=self.topic_id
+        )
 
     def lists(self) -> Iterator[list[Record[Any, Any]]]:
         """The records in their order, in lists. It begins at the call."""
@@ -67,11 +60,15 @@ class BoundedRead(NamedTuple):
         return chain.from_iterable(self.lists())
 
     def first(self, n: int, *, retries: bool = True) -> Iterator[Record[Any, Any]]:
-        """The first `n` records in their order. No others are deserialized."""
-        bounded = self.begin(raw=True, retries=retries)
+        """The first `n` records in their order. No others are deserialized.
+
+        Without `retries` a partition that has no leader is not waited for: its records are left out.
+        """
+        service = self.log._use(retries=retries)
+        readers = ((self._reader(service, each, raw=True), each.end) for each in self.ranges if each.start < each.end)
         if self.order == "time":
-            return self._deserialized(islice(merged(bounded), n))
-        lists = (some for reader, end in bounded for some in lists_of(reader, end, n))
+            return self._deserialized(islice(merged(list(readers)), n))
+        lists = (some for reader, end in readers for some in lists_of(reader, end, n))
         return self._deserialized(islice(chain.from_iterable(lists), n))
 
     def last(self, n: int) -> Iterator[Record[Any, Any]]:

@@ -197,7 +197,7 @@ class Replay:
             return
         self._shown_s = real_monotonic()
         source = self._read.ranges[0].name.topic
-        text = f"replay of {source} into {self._sink.name}: {self._records:,} records"
+        text = f"replay of {source} into {self._sink.name}: {self._records:,} record{'' if self._records == 1 else 's'}"
         if following is None:
             self._progress.show(f"{text}, done")
             return

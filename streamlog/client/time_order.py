@@ -5,7 +5,7 @@ record that was sent late, with an earlier timestamp than the one before it, com
 same timestamp come in the order of their partitions. It is the merge of sorted runs, as `heapq.merge` makes it, of runs
 that need not be sorted.
 
-Every list that is held here is bounded: `TAKE` records of all partitions together, and a fetch of each.
+Every list that is held here is bounded: `TAKE` records of all partitions together, or `_LEAST` of each; and a fetch of each.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from ..types import Record
 from .consumer.fetcher import PartitionFetcher
 
 TAKE = 512
-"""How many records are decoded at a time, of all partitions together, but for one of each."""
+"""How many records are decoded at a time, of all partitions together."""
+_LEAST = 4  # or so many of each; one by one they would cost three times as much
 _GROWTH = 4
 _timestamp_of = itemgetter(3)
 
@@ -78,7 +79,7 @@ def newest(bounded: Bounded, n: int) -> list[Record[Any, Any]]:
 
 
 def _share(partitions: int) -> int:
-    return max(1, TAKE // max(1, partitions))
+    return max(_LEAST, TAKE // max(1, partitions))
 
 
 def backwards(reader: PartitionFetcher, high: int, want: int) -> Iterator[list[Record[Any, Any]]]:

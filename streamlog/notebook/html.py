@@ -39,7 +39,7 @@ ROWS = 20
 CELL = 200
 """How many characters of a value are shown."""
 _LINE = 500  # of a line of text, such as an error
-_PARTITIONS = 500  # that are looked at for the table of a log
+_PARTITIONS = 500  # that are looked at
 _ANSWER_S = 0.5  # how long (real seconds) an answer of the coordinator is waited for
 
 _CELL_STYLE = "text-align: left; vertical-align: top; overflow-wrap: anywhere"
@@ -219,6 +219,10 @@ def of_records(records: Records[Any, Any]) -> str:
     )
     if not offsets:
         return head
+    if read.order == "time" and sum(start < stop for _, start, stop in ranges) > _PARTITIONS:
+        return head + line(
+            "Its first records are not shown: a record of each partition would have to be read for that."
+        )
     found: list[Record[Any, Any]] = []
     failed = ""
     try:

@@ -1,7 +1,7 @@
 """A line that says how far a long call is: in a notebook, or on a terminal, and nowhere else.
 
-In a notebook it is one output of the cell, which is replaced; so a saved notebook has the last line only. On a terminal it is
-one line of stderr, which is written over. A program whose stderr is a file or a pipe gets nothing.
+In a notebook, Jupyter's or marimo's, it is one output of the cell, which is replaced; so a saved notebook has the last line
+only. On a terminal it is one line of stderr, which is written over. A program whose stderr is a file or a pipe gets nothing.
 """
 
 from __future__ import annotations
@@ -43,8 +43,24 @@ class TerminalProgress:
             self._stream = None
 
 
-class NotebookProgress:
-    """An output of a cell, through IPython, which is there in a notebook."""
+class MarimoProgress:
+    """The output of a cell of marimo, until the cell has another one."""
+
+    def __init__(self, marimo: Any) -> None:
+        self._marimo = marimo
+
+    def show(self, text: str) -> None:
+        try:
+            self._marimo.output.replace(self._marimo.plain_text(printable(text, 400)))
+        except Exception:  # the page is gone; the call goes on
+            return
+
+    def close(self) -> None:
+        """The last line stays."""
+
+
+class JupyterProgress:
+    """An output of a cell, through IPython, which is there in a notebook of Jupyter."""
 
     def __init__(self, display: Any) -> None:
         self._display = display
@@ -65,11 +81,14 @@ class NotebookProgress:
         """The last line stays."""
 
 
-def new_progress() -> TerminalProgress | NotebookProgress | None:
+def new_progress() -> TerminalProgress | JupyterProgress | MarimoProgress | None:
     """Where progress is to be shown; None where nobody would look."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     if shell is not None and hasattr(shell, "kernel"):
-        return NotebookProgress(import_module("IPython.display").display)
+        return JupyterProgress(import_module("IPython.display").display)
+    marimo = sys.modules.get("marimo")
+    if marimo is not None and getattr(marimo, "running_in_notebook", lambda: False)():
+        return MarimoProgress(marimo)
     try:
         return TerminalProgress(sys.stderr) if sys.stderr.isatty() else None
     except (AttributeError, ValueError):  # there is none, or it is closed

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +17,9 @@ import streamlog
 from streamlog import Record, RecordTuple, StreamLog, Topic
 from streamlog.client.consumer.fetcher import PartitionFetcher
 from streamlog.client.time_order import TAKE
+from tests.behaviour.test_kafka_batches import KafkaFace
 from tests.behaviour.test_read_in_time_order import merged
+from tests.kafka_batches import Row
 
 
 def moment(timestamp_ms: int) -> datetime:
@@ -127,6 +130,7 @@ def test_the_tail_is_found_across_what_was_compacted_and_aborted(log: StreamLog,
         producer.send_many("t", [b"aborted"] * 2_000, [b"a"] * 2_000)
         producer.abort_transaction()
     assert [record.value for record in topic.tail(3)] == [b"first", b"first", b"hot"]
+    assert len(taken) < 60  # of which most find no record
     assert sum(taken) < 500  # 20,000 and 20,001 are before the gap of 20,000
     assert [record.offset for record in topic.tail(5)] == [19_996, 19_997, 19_998, 19_999, 39_999]
 
@@ -141,6 +145,54 @@ def test_a_record_that_cannot_be_deserialized_is_met_only_where_it_is_asked_for(
     for call in (topic.head, topic.tail):
         with pytest.raises(streamlog.DeserializationError):
             call(3)
+
+
+# Logs of other kinds
+
+
+def test_batches_of_kafka_clients_and_compressed_ones_are_found(log: StreamLog) -> None:
+    pytest.importorskip("crc32c")
+    topic = log.create_topic("t")
+    kafka = log.attach(KafkaFace)
+    with log.producer(compression_type="gzip", linger_ms=1_000) as producer:
+        for start in range(0, 1_000, 50):
+            kafka.produce(*(Row(start + n, b"k", b"kafka") for n in range(25)))
+            for n in range(25, 50):
+                producer.send("t", b"own", timestamp_ms=start + n)
+            producer.flush()
+    whole = list(topic.read(order="time"))
+    assert [record.timestamp for record in whole] == list(range(1_000))
+    for n in (1, 24, 26, 60, 999):
+        assert (list(topic.head(n)), list(topic.tail(n))) == (whole[:n], whole[-n:])
+        assert list(topic.at(moment(n), 3)) == whole[n : n + 3]
+
+
+def test_the_replicas_of_a_topic_have_the_same_head_and_tail(open_log: Callable[..., StreamLog]) -> None:
+    log = open_log(brokers=3)
+    topic = log.create_topic("t", partitions=2)
+    for n in range(50):
+        topic.send(str(n), partition=n % 2, timestamp_ms=n)
+        if n % 20 == 10:
+            log.brokers[topic.partition(0).leader].stop()
+        elif n % 20 == 15:
+            for broker in log.brokers:
+                broker.start()
+    whole = list(topic.read(order="time"))
+    assert (list(topic.head(7)), list(topic.tail(7))) == (whole[:7], whole[-7:])
+
+
+def test_a_log_that_is_only_read_has_them_too(open_log: Callable[..., StreamLog], path: Path) -> None:
+    log = open_log()
+    log.create_topic("t").send_many([str(n) for n in range(30)], timestamps_ms=range(30))
+    log.close()
+    with streamlog.open(path, read_only=True) as reader:
+        topic = reader["t"]
+        assert [record.offset for record in topic.tail(3)] == [27, 28, 29]
+        assert [record.offset for record in topic.at(moment(7), 2)] == [7, 8]
+        with pytest.raises(streamlog.ReadOnlyError):
+            reader.replay("t", into="live")
+        for value in (reader, topic, topic.read(), reader.group("g")):
+            assert "Error" not in value._repr_html_()
 
 
 # What is refused

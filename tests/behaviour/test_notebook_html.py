@@ -279,6 +279,16 @@ def test_what_is_large_is_shown_in_part(log: StreamLog) -> None:
         assert "and 994 more" in page.text
 
 
+def test_a_read_by_time_of_very_many_partitions_shows_none_of_them(log: StreamLog) -> None:
+    topic = log.create_topic("t", partitions=501)
+    for number in range(501):
+        topic.send("x", partition=number)
+    page = shown(topic.read(order="time"))
+    assert page.rows == 0
+    assert "not shown" in page.text
+    assert shown(topic.read()).rows == 11
+
+
 def test_a_read_is_shown_at_the_cost_of_a_few_records(log: StreamLog, monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[int] = []
     take = PartitionFetcher.take

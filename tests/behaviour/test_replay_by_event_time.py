@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import errno
 import math
 import os
 import subprocess
@@ -17,7 +19,7 @@ from hypothesis import strategies as st
 
 import streamlog
 from streamlog import Replayed, StreamLog, Topic
-from streamlog.testing import ManualClock
+from streamlog.testing import FaultyDisk, ManualClock, SimulatedDisk
 from tests.times import LONG
 
 InThread = Callable[[Callable[[], Any]], "Future[Any]"]
@@ -233,6 +235,25 @@ def test_a_record_that_the_target_refuses_ends_it_with_where_to_go_on(log: Strea
     assert log.replay("t", speed=math.inf, into="live", start={0: 3}) == Replayed(1, {0: 4})
 
 
+def test_a_write_that_fails_ends_it_with_a_place_from_which_nothing_is_missing(clock: ManualClock) -> None:
+    disk = FaultyDisk(SimulatedDisk())
+    with streamlog.open("data", disk=disk, clock=clock) as log:
+        log.create_topic("t").send_many([str(n) for n in range(2_500)], timestamps_ms=[0] * 2_500)
+        live = log.create_topic("live")
+        live.send("before")
+        full = disk.fail("pwrite", errno.ENOSPC, nth=2, path="*/topics/*.log")
+        with pytest.raises(streamlog.DeliveryError) as error:
+            log.replay("t", speed=math.inf, into="live")
+        assert full.fired
+        at = ast.literal_eval(error.value.__notes__[0].rpartition("start=")[2])
+        assert 0 < at[0] < 2_500
+        before = {record.value for record in live.read()}
+        assert before >= {b"%d" % n for n in range(at[0])}
+        assert before < {b"before", *(b"%d" % n for n in range(2_500))}
+        assert log.replay("t", speed=math.inf, into="live", start=at) == Replayed(2_500 - at[0], {0: 2_500})
+        assert {record.value for record in live.read()} == {b"before", *(b"%d" % n for n in range(2_500))}
+
+
 # Its end
 
 
@@ -403,6 +424,30 @@ def test_in_a_notebook_progress_is_one_output_that_is_replaced(log: StreamLog, m
     log.create_topic("t").send_many(["x"] * 5_000, timestamps_ms=[0] * 5_000)
     log.replay("t", speed=math.inf, into="live")
     assert shown == ["replay of t into live: 5,000 records, done"]
+
+
+def test_in_marimo_progress_is_the_output_of_the_cell(
+    log: StreamLog, flights: Topic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[str] = []
+
+    class Output:
+        def replace(self, content: str) -> None:
+            shown.append(content)
+
+    class Marimo:
+        output = Output()
+
+        def running_in_notebook(self) -> bool:
+            return True
+
+        def plain_text(self, text: str) -> str:
+            return text
+
+    monkeypatch.setitem(sys.modules, "IPython", None)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "marimo", Marimo())  # type: ignore[arg-type]
+    log.replay(flights, speed=math.inf, into="live")
+    assert shown == ["replay of flights into live: 6 records, done"]
 
 
 def test_progress_is_true_or_false(log: StreamLog, flights: Topic) -> None:

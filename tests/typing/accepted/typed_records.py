@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, assert_type
 
 import streamlog
-from streamlog import Consumer, Record, RecordBatch, Records, Serde, Topic, serde
+from streamlog import Consumer, Record, RecordBatch, Records, RecordTuple, Serde, Topic, serde
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,10 @@ def topics(log: streamlog.StreamLog) -> None:
 
     orders.send(Order("alice", 950), key="alice")
     assert_type(orders.read(), Records[bytes | Any, Order | Any])
+    assert_type(orders.read(order="time"), Records[bytes | Any, Order | Any])
+    assert_type(orders.tail(3), RecordTuple[bytes | Any, Order | Any])
+    assert_type(orders.tail(3)[:2], RecordTuple[bytes | Any, Order | Any])
+    assert_type(orders.tail(3)[0], Record[bytes | Any, Order | Any])
     for record in orders.read():
         assert_type(record, Record[bytes | Any, Order | Any])
         if record.value is not None:

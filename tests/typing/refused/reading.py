@@ -18,6 +18,11 @@ def topics(log: streamlog.StreamLog) -> None:
     orders.read(0, 7)  # E: call-arg, reportCallIssue
     orders.read(on_corrupt="ignore")  # E: arg-type, reportArgumentType
     orders.read(isolation_level="committed")  # E: arg-type, reportArgumentType
+    orders.read(order="times")  # E: arg-type, reportArgumentType
+    orders.at("2026-01-01")  # E: arg-type, reportArgumentType
+    orders.head("3")  # E: arg-type, reportArgumentType
+    log.replay("orders", into="live", speed="fast")  # E: arg-type, reportArgumentType
+    log.replay("orders")  # E: call-arg, reportCallIssue
     orders.read_batches(start="begin")  # E: arg-type, reportArgumentType
     len(orders.read())  # E: arg-type, reportArgumentType
     log[0]  # E: index, reportArgumentType
