@@ -213,10 +213,11 @@ def of_records(records: Records[Any, Any]) -> str:
     topic = read.ranges[0].name.topic
     offsets = sum(stop - start for _, start, stop in ranges)
     shown = ", ".join(f"{number} [{start}, {stop})" for number, start, stop in ranges[:ROWS])
-    rest = f" and {len(ranges) - ROWS} more" if len(ranges) > ROWS else ""
-    head = line(
-        strong("Records"), plain(f" of {topic}: a read of {counted(offsets, 'offset')}, of partition {shown}{rest}")
-    )
+    if len(ranges) > ROWS:
+        shown += f" and {len(ranges) - ROWS} more"
+    if read.order == "time":
+        shown += ", by time"
+    head = line(strong("Records"), plain(f" of {topic}: a read of {counted(offsets, 'offset')}, of partition {shown}"))
     if not offsets:
         return head
     if read.order == "time" and sum(start < stop for _, start, stop in ranges) > _PARTITIONS:

@@ -195,6 +195,44 @@ def test_a_log_that_is_only_read_has_them_too(open_log: Callable[..., StreamLog]
             assert "Error" not in value._repr_html_()
 
 
+# While records are deleted
+
+
+def deleting(topic: Topic, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    """Have the first reads each find that retention has just deleted ten records more."""
+    left = iter(range(10, 10 * times + 1, 10))
+    take = PartitionFetcher.take
+
+    def take_later(self: PartitionFetcher, out: list[Any], n: int) -> int:
+        if (before := next(left, None)) is not None:
+            topic.delete_records({0: before})
+        return take(self, out, n)
+
+    monkeypatch.setattr(PartitionFetcher, "take", take_later)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_what_is_deleted_meanwhile_is_left_out(log: StreamLog, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    topic = log.create_topic("t")
+    topic.send_many([str(n) for n in range(35)], timestamps_ms=range(35))
+    deleting(topic, monkeypatch, times)
+    assert [record.offset for record in topic.head(3)] == [10 * times + n for n in range(3)]
+    topic = log.create_topic("u")
+    topic.send_many([str(n) for n in range(35)], timestamps_ms=range(35))
+    deleting(topic, monkeypatch, times)
+    assert [record.offset for record in topic.tail(100)] == list(range(10 * times, 35))
+
+
+def test_a_topic_that_loses_records_faster_than_they_are_read_says_so(
+    log: StreamLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topic = log.create_topic("t")
+    topic.send_many(["x"] * 100)
+    deleting(topic, monkeypatch, 9)
+    with pytest.raises(streamlog.OffsetOutOfRangeError):
+        topic.head(3)
+
+
 # What is refused
 
 

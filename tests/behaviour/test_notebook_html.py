@@ -189,6 +189,18 @@ def test_what_records_hold_is_text(log: StreamLog, text: str) -> None:
         assert all(len(cell) < 2_500 for cell in page.cells)
 
 
+@pytest.mark.parametrize("text", HOSTILE[:7], ids=ascii)
+def test_names_are_text(log: StreamLog, text: str, tmp_path: Path) -> None:
+    group = log.group(text)
+    group.reset(log.create_topic("t"), to="earliest")
+    assert "Empty" in shown(group).text
+    with log.consumer("t", group="g", client_id=text):
+        shown(log.group("g"))
+    name = text.replace("/", "_").replace("\x00", "")
+    with streamlog.open(tmp_path / name) as other:
+        assert "0 topics" in shown(other).text
+
+
 TEXTS = st.one_of(st.text(), st.sampled_from(HOSTILE))
 
 
