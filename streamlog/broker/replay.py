@@ -50,9 +50,13 @@ def all_batches(
             at += header.batch_len
 
 
-def replay_groups(shard: Shard, partition: Readable, end: int | None = None) -> None:
-    """Have a shard of the groups' coordinator replay its log. What is committed in a transaction counts from its marker on."""
-    for header, records in all_batches(partition, end):
+def replay_groups(shard: Shard, partition: Readable, end: int | None = None, *, start: int = 0) -> int:
+    """Have a shard of the groups' coordinator replay its log; where it ended. What is committed in a transaction counts from its marker on.
+
+    `start`: where an earlier call ended, for the records since then.
+    """
+    ended = start
+    for header, records in all_batches(partition, end, start=start):
         if header.is_control:
             if header.control_type in (ABORT, COMMIT):
                 shard.replay_end(header.producer_id, header.control_type == COMMIT)
@@ -60,6 +64,8 @@ def replay_groups(shard: Shard, partition: Readable, end: int | None = None) -> 
             shard.replay_pending(header.producer_id, records)
         else:
             shard.replay(records)
+        ended = header.next_offset
+    return ended
 
 
 def _undamaged(partition: Readable, offset: int, end: int) -> FetchData:

@@ -35,7 +35,9 @@ class Host(Protocol):
 
 
 class TailedGroups:
-    """Thread-safe. Each call looks at the log, and replays it if it has changed."""
+    """Thread-safe. Each call looks at the log, and replays what was appended since the last one; all of it if there is another
+    owner, or the files are others (a roll, a compaction).
+    """
 
     __reduce_ex__ = refuse_to_copy
 
@@ -43,20 +45,39 @@ class TailedGroups:
         self._host = host
         self._lock = lock
         self._seconds = real_seconds
-        self._state: object = self
-        self._shard = Shard(_in_memory, host.topic_id, incarnation="", new_id=str)
+        # What the shard was made of, and up to where; None while that is not certain.
+        self._of: object = None
+        self._end = 0
+        self._is_ahead = False
+        self._shard = self._new_shard("")
+
+    def _new_shard(self, owner: str) -> Shard:
+        return Shard(self._in_memory, self._host.topic_id, incarnation=owner, new_id=str)
+
+    def _in_memory(self, records: Sequence[LogRecord]) -> Completion[int]:
+        """Takes the records that remove members which are gone. They change the shard in memory, and are written nowhere.
+
+        So later records of the log, which were written without them, are not replayed on top of them.
+        """
+        self._is_ahead = bool(records) or self._is_ahead
+        return Completion.of(0)
 
     def _current(self) -> Shard:
         """The shard of the log as it is now. REQUIRES: the lock."""
         partition = self._host.groups_partition()
         owner = self._host.living_owner()
-        state = None if partition is None else (partition.reader.tail.segments, partition.high_watermark, owner)
-        if state != self._state:
-            shard = Shard(_in_memory, self._host.topic_id, incarnation=owner, new_id=str)
-            if partition is not None:
-                replay_groups(shard, partition)
-            shard.loaded(self._host.clock.time_ms(), self._seconds(), writes=False)
-            self._shard, self._state = shard, state
+        end = 0 if partition is None else partition.high_watermark
+        of = (None if partition is None else partition.reader.tail.segments, owner)
+        if of == self._of and end == self._end:
+            return self._shard
+        goes_on = of == self._of and end > self._end and not self._is_ahead
+        self._of = None  # an interrupt may come in between
+        if not goes_on:
+            self._shard, self._end, self._is_ahead = self._new_shard(owner), 0, False
+        if partition is not None:
+            self._end = replay_groups(self._shard, partition, end, start=self._end)
+        self._shard.loaded(self._host.clock.time_ms(), self._seconds(), writes=False)
+        self._of = of
         return self._shard
 
     def committed(
@@ -83,8 +104,3 @@ class TailedGroups:
     def list(self, states: Iterable[str] = (), types: Iterable[str] = ()) -> list[GroupListing]:
         with inside(), self._lock:
             return self._current().list_groups(states, types)
-
-
-def _in_memory(records: Sequence[LogRecord]) -> Completion[int]:
-    """Takes the records that remove members which are gone. They change the shard in memory, and are written nowhere."""
-    return Completion.of(0)
