@@ -542,7 +542,7 @@ class StreamLog(Closing):
         them. Each has `topic`, `partition`, `producer_id` and `first_offset`.
 
         A log that was opened with `read_only=True` has no numbers of other processes' work: no counts since the log was
-        opened, no `failures`, no `lag`, no `transactions`. `running` is what the owner recorded last, and `path` is left out where it is not known.
+        opened, no `lag`, no `transactions`; `failures` has only why a partition cannot be read, which has no other numbers then. `running` is what the owner recorded last, and `path` is left out where it is not known.
 
         >>> import streamlog
         >>> with streamlog.open() as log:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import streamlog
-from streamlog import CorruptRecordError, StorageError, StreamLog, UnknownTopicOrPartitionError
+from streamlog import ClosedError, CorruptRecordError, StorageError, StreamLog, UnknownTopicOrPartitionError
 from streamlog.client import topic as topics
 from streamlog.testing import FaultyDisk, ManualClock, SimulatedDisk
 
@@ -142,6 +142,22 @@ def test_a_partition_whose_directory_was_removed_is_lost_while_its_topic_is_ther
     beside.readers_disk.rmtree(f"{PATH}/topics/{topic.id.hex}-0")
     with beside.reader() as reader, pytest.raises(CorruptRecordError, match="is missing"):
         list(reader["t"].read())
+    with suppress(StorageError):  # the owner notices too
+        beside.owner.close()
+
+
+def test_the_metrics_of_a_reader_name_what_cannot_be_read_and_have_the_numbers_of_the_others(beside: Beside) -> None:
+    topic = beside.owner.create_topic("t")
+    topic.send(b"x")
+    beside.owner.create_topic("u").send(b"y")
+    beside.readers_disk.rmtree(f"{PATH}/topics/{topic.id.hex}-0")
+    with beside.reader() as reader:
+        topics = reader.metrics()["topics"]
+        assert "is missing" in topics["t"]["0"]["failures"]["read"] and "log_end_offset" not in topics["t"]["0"]
+        assert topics["t"]["0"]["leader"] == 0
+        assert topics["u"]["0"]["log_end_offset"] == 1 and "failures" not in topics["u"]["0"]
+    with pytest.raises(ClosedError):
+        reader.metrics()
     with suppress(StorageError):  # the owner notices too
         beside.owner.close()
 

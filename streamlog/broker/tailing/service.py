@@ -669,7 +669,18 @@ class TailingService:
 
         def numbers(topic: str, number: int) -> Mapping[str, Any]:
             partition = self._partitions.get((topic, number))
-            return {} if partition is None else metrics.of_log(self._known(partition).log.tail)
+            if partition is None:
+                return {}
+            try:
+                return metrics.of_log(self._known(partition).log.tail)
+            except (
+                RequestTimedOutError
+            ):  # an owner is opening the log for too long: it would be waited for with each partition
+                raise
+            except StreamlogError as error:
+                if self._closed is not None:
+                    raise
+                return {} if partition.closed is not None else {"failures": {"read": str(error)}}
 
         return metrics.gather(self._image, numbers, self._brokers())
 
