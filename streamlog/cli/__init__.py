@@ -4,7 +4,7 @@
 - `app`: what all commands share: the application, its options, opening the log, errors as one line.
 - `topics`, `groups`, `transactions`, `brokers`: `streamlog topic …`, `streamlog group …` and `streamlog broker …`.
 - `records`: `produce` and `consume`.
-- `serve`: `serve`. `inspect`: `verify` and `dump`. `repair`: `repair`.
+- `top`: `streamlog top`, a package. `serve`: `serve`. `inspect`: `verify` and `dump`. `repair`: `repair`.
 - `streams`: the standard streams: closed ones, readers that have gone.
 - `parse`: from what the user types to offsets, times, settings and records.
 - `render`: from values to what the user sees: tables, JSON, records as lines.

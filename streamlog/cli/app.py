@@ -29,7 +29,7 @@ from . import render as output
 from . import streams
 
 OWNER_FILE = "streamlog.json"
-_ORDER = ("topic", "produce", "consume", "group", "transactions", "broker", "serve", "verify", "repair", "dump")
+_ORDER = ("topic", "produce", "consume", "group", "transactions", "broker", "top", "serve", "verify", "repair", "dump")
 
 
 class Commands(typer.core.TyperGroup):
@@ -101,7 +101,7 @@ def in_use(error: LogLockedError) -> str:
     """The message of a log that another process has open."""
     return (
         f"{error.path} is in use by process {error.pid or 'unknown'}, and this command needs the log for itself. Close "
-        f"the log there and try again. verify, dump, topic list and describe, group list and describe, transactions list and describe, broker list, and consume without "
+        f"the log there and try again. verify, dump, topic list and describe, group list and describe, transactions list and describe, broker list, top, and consume without "
         f"--group work while the log is in use."
     )
 

@@ -44,15 +44,15 @@ Throttle = Annotated[
 def broker_list(ctx: typer.Context, directory: Directory = None, as_json: Json = False) -> None:
     """List the brokers, what each has, and which are missing."""
     with open_log(ctx, directory, read_only=True) as log:
-        found = [_described(int(broker), about) for broker, about in log.metrics()["brokers"].items()]
+        found = [described(int(broker), about) for broker, about in log.metrics()["brokers"].items()]
     if wants_json(ctx, as_json):
         output.document(found)
     else:
-        rows = [(b["id"], _state(b), b["leaders"], b["replicas"], b["path"] or "-") for b in found]
+        rows = [(b["id"], state_of(b), b["leaders"], b["replicas"], b["path"] or "-") for b in found]
         output.table(("broker", "state", "leaders", "replicas", "path"), rows, left=("state", "path"))
 
 
-def _described(broker_id: int, about: dict[str, Any]) -> dict[str, Any]:
+def described(broker_id: int, about: dict[str, Any]) -> dict[str, Any]:
     path = about.get("path")
     return {
         "id": broker_id,
@@ -65,7 +65,7 @@ def _described(broker_id: int, about: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _state(broker: dict[str, Any]) -> str:
+def state_of(broker: dict[str, Any]) -> str:
     """In one word what is to be known of a broker first."""
     if broker["missing"]:
         return "missing"

@@ -32,6 +32,7 @@ def _run() -> int:
     try:
         from . import brokers, groups, inspect, records, repair, serve, topics, transactions  # noqa: F401  each adds its commands to the app
         from .app import app
+        from .top import command  # noqa: F401
     except ImportError as error:
         if error.name is None or error.name.partition(".")[0] not in _EXTRA:
             raise

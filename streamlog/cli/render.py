@@ -43,9 +43,10 @@ class _Console(Console):
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A rich console on the present stdout or stderr, without markup: names may contain brackets."""
+    """A rich console on the present stdout or stderr, without markup and emoji: names may contain brackets, or be `:bomb:`."""
     stream = sys.stderr if stderr else sys.stdout
-    return _Console(stderr=stderr, width=None if stream.isatty() else _PIPE_WIDTH, markup=False, highlight=False)
+    width = None if stream.isatty() else _PIPE_WIDTH
+    return _Console(stderr=stderr, width=width, markup=False, emoji=False, highlight=False)
 
 
 def say(text: str, *, stderr: bool = False, style: str | None = None) -> None:

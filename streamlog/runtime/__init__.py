@@ -6,6 +6,7 @@
   from the disk.
 - `threads`: locks, gates, waiting, the background thread. `exits`: callbacks at the end of the interpreter.
 - `sockets`: sockets to listen at, and a forked child's copies of them.
+- `keyboard`: the keys of a terminal, as they are typed, and one wait for them, for a time, and for signals.
 - `interpreter_lock`: refuses a Python that runs without its lock. `FREE_THREADING.md` lists what rests on that lock.
 - `installation`: another distribution that ships a package of this name.
 - `values`: refusal of copy and pickle. `lazy`: names of a package that are imported when they are first used.

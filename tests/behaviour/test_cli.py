@@ -499,6 +499,13 @@ def test_a_group_is_reset(letters: Terminal, offset: str, rest: str) -> None:
     assert "".join(letters.lines("consume", "t", "-g", "g")) == rest
 
 
+def test_a_group_is_shown_by_its_name_whatever_that_is(letters: Terminal) -> None:
+    for name in ("[red]", ":bomb:"):
+        letters("group", "reset", name, "t", "-o", "end")
+        assert letters("group", "describe", name).startswith(f"{name}  Empty")
+        assert letters("group", "delete", name, "--yes") == f"Deleted {name}.\n"
+
+
 def test_a_group_is_placed_before_it_ever_read(letters: Terminal) -> None:
     letters("group", "reset", "new", "t", "-o", "3")
     assert letters.lines("consume", "t", "-g", "new") == ["d", "e"]

@@ -21,6 +21,7 @@ OpenLog = Callable[..., streamlog.StreamLog]
 FORKS = """
 import json, os, sys
 from streamlog.cli import groups, inspect, main, records, repair, topics
+from streamlog.cli.top import command
 
 def run(arguments, streams):
     for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
@@ -107,6 +108,8 @@ def commands(path: Path) -> dict[str, list[str]]:
         "group describe": ["group", "describe", "g"],
         "group reset": ["group", "reset", "g", "-o", "beginning"],
         "group delete": ["group", "delete", "g"],
+        "top --once": ["top", "--once", "--every", "0.1"],
+        "top --json": ["top", "--count", "1", "--every", "0.1", "--json"],
         "verify": ["verify"],
         "verify --json": ["verify", "--json"],
         "repair": ["repair", str(path), f"{path}-copy"],
