@@ -12,11 +12,11 @@ b'alice' b'9.50'
 
 `help()` of each name, rather than of the whole package, which has all of them:
 
-- `open` and `StreamLog`: a log, where all begins; `Replayed`: what its `replay` has done. `Topic`: its records and settings. `Broker`: one of its
+- `open` and `StreamLog`: a log, where all begins; `Replayed` and `SqlResult`: what its `replay` and `sql` give. `Topic`: its records and settings. `Broker`: one of its
   directories. `Reassignment`: replicas that move.
 - `Producer`, `Delivery`; `Consumer`, `RebalanceListener`, `ConsumerGroup`, `Workers`: writing, reading, sharing work.
 - `external_offsets` and `ExternalOffsets`: exactly once into a database of yours.
-- `TopicConfig`, `ProducerConfig`, `ConsumerConfig`, `open`, `ConsumerGroup.start`: every setting, with its unit and default.
+- `TopicConfig`, `ColumnConfig`, `ProducerConfig`, `ConsumerConfig`, `open`, `ConsumerGroup.start`: every setting, with its unit and default.
 - `Record`, `RecordBatch`, `Records`, `RecordTuple`, `TopicPartition`, `PartitionInfo` and the other values: what each field means.
 - `Serde` and the module `serde`: values as JSON, text, msgpack. The module `retention`: policies.
 - `verify` and `repair`: damage. `StreamlogError`: the errors, in the module `errors`.
@@ -67,6 +67,7 @@ __all__ = [
     "Bytes",
     "Clock",
     "ClosedError",
+    "ColumnConfig",
     "CommitFailedError",
     "ConcurrentTransactionsError",
     "ConcurrentUseError",
@@ -149,6 +150,7 @@ __all__ = [
     "Ser",
     "Serde",
     "SerializationError",
+    "SqlResult",
     "StaleMemberEpochError",
     "StorageError",
     "StreamLog",
@@ -189,7 +191,15 @@ if TYPE_CHECKING:  # what type checkers see; at run time the same names are impo
     from .broker.offline.repair import RepairedPartition, RepairReport, repair
     from .broker.offline.verify import Problem, Report, verify
     from .client.broker import Broker
-    from .client.config_types import ConsumerConfig, Ms, OnError, ProducerConfig, TopicConfig, TopicDefaults
+    from .client.config_types import (
+        ColumnConfig,
+        ConsumerConfig,
+        Ms,
+        OnError,
+        ProducerConfig,
+        TopicConfig,
+        TopicDefaults,
+    )
     from .client.consumer.consumer import Consumer
     from .client.consumer.listener import RebalanceListener
     from .client.consumer.record_batch import RecordBatch
@@ -203,6 +213,7 @@ if TYPE_CHECKING:  # what type checkers see; at run time the same names are impo
     from .client.record_tuple import RecordTuple
     from .client.replay import Replayed
     from .client.serde import De, Ser, Serde
+    from .client.sql import SqlResult
     from .client.streamlog import StreamLog
     from .client.topic import At, Records, Subscription, Topic, TopicLike
     from .client.workers import Workers
@@ -292,7 +303,7 @@ else:
         "broker.offline.repair": "RepairReport RepairedPartition repair",
         "broker.offline.verify": "Problem Report verify",
         "client.broker": "Broker",
-        "client.config_types": "ConsumerConfig Ms OnError ProducerConfig TopicConfig TopicDefaults",
+        "client.config_types": "ColumnConfig ConsumerConfig Ms OnError ProducerConfig TopicConfig TopicDefaults",
         "client.consumer.consumer": "Consumer",
         "client.consumer.listener": "RebalanceListener",
         "client.consumer.record_batch": "RecordBatch",
@@ -305,6 +316,7 @@ else:
         "client.reassignment": "Reassignment",
         "client.record_tuple": "RecordTuple",
         "client.replay": "Replayed",
+        "client.sql": "SqlResult",
         "client.serde": "De Ser Serde",
         "client.streamlog": "StreamLog",
         "client.topic": "At Records Subscription Topic TopicLike",

@@ -40,7 +40,7 @@ enum {
     AT_KEY_ID = 105, FIXED_LEN = 109, ENTRY_LEN = 5
 };
 static const char MAGIC[4] = {'S', 'L', 'B', 2};
-enum { VERSION = 2, TIMESTAMPS = 2, KEYS = 3, VALUES = 4, MOST_COLUMNS = 3 };
+enum { VERSION = 2, OFFSETS = 1, TIMESTAMPS = 2, KEYS = 3, VALUES = 4, MOST_COLUMNS = 3 };
 enum { FORM_KAFKA = 1, UNKNOWN_FORM = 0x0e, LOG_APPEND_TIME = 1 << 8, TRANSACTIONAL = 1 << 9 };
 #define MAX_BATCH_LEN (1u << 30)
 #define MAX_FREE_RECORDS (1u << 22)
@@ -834,11 +834,10 @@ static inline void copy_in_blocks(uint8_t *to, const uint8_t *from, size_t n) {
         memcpy(to + at, from + at, BLOCK);
 }
 
-/* Writes the bytes of all entries, one after another, and where each ends. `bits`: one for each that is not nil, or NULL.
-   REQUIRES: the column was walked; after the bytes, `to` has room for a block. */
-static void copy_entries(Span s, uint32_t count, uint8_t *to, uint8_t *ends, uint8_t *bits) {
-    uint64_t end = 0;
-    for (uint32_t n = 0; n < count; n++) {
+/* Writes the bytes of all entries to `to`, one after another from `end` on, and where each ends. `bits`: one for each that is not nil,
+   from the bit `first` on, or NULL. REQUIRES: the column was walked; after the bytes, `to` has room for a block. */
+static void copy_entries(Span s, uint32_t count, uint8_t *to, uint64_t end, uint8_t *ends, uint8_t *bits, size_t first) {
+    for (size_t n = 0; n < count; n++) {
         const uint8_t *data;
         size_t size;
         if (next_bin(&s, &data, &size) == 1) {
@@ -848,43 +847,81 @@ static void copy_entries(Span s, uint32_t count, uint8_t *to, uint8_t *ends, uin
                 memcpy(to + end, data, size);
             end += size;
             if (bits != NULL)
-                bits[n >> 3] |= (uint8_t)(1u << (n & 7));
+                bits[(first + n) >> 3] |= (uint8_t)(1u << ((first + n) & 7));
         }
-        put64(ends + 8 * (size_t)n, end);
+        put64(ends + 8 * n, end);
     }
 }
 
-/* As `copy_entries`, where all are as wide. */
-static void copy_wide_entries(Span s, uint32_t count, size_t width, uint8_t *to, uint8_t *ends) {
+/* As `copy_entries`, where all are as wide, so that none is nil. */
+static void copy_wide_entries(Span s, uint32_t count, size_t width, uint8_t *to, uint64_t end, uint8_t *ends, uint8_t *bits, size_t first) {
     const uint8_t *from = s.at + 2;
-    size_t size = width - 2, in_blocks = count < BLOCK ? 0 : count - BLOCK;
-    uint32_t n = 0;
+    size_t size = width - 2, in_blocks = count < BLOCK ? 0 : count - BLOCK, n = 0;
+    to += end;
     for (; n < in_blocks; n++, from += width, to += size) /* each has 16 entries after it, of at least two bytes */
         copy_in_blocks(to, from, size);
     for (; n < count; n++, from += width, to += size)
         memcpy(to, from, size);
     for (n = 0; n < count; n++)
-        put64(ends + 8 * (size_t)n, (n + (uint64_t)1) * size);
+        put64(ends + 8 * n, end + (n + 1) * size);
+    for (n = 0; bits != NULL && n < count; n++)
+        bits[(first + n) >> 3] |= (uint8_t)(1u << ((first + n) & 7));
 }
 
-/* (validity, offsets, data) of a column, as Arrow has one of large binary values; None if it is absent. */
-static PyObject *column_buffers(Span entries, uint32_t count, const Shape *shape) {
-    if (entries.at == NULL)
+/* The columns of one verified batch, with the methods of `BatchColumns`. */
+typedef struct {
+    PyObject_HEAD
+    PyObject *owner;
+    Batch batch;
+} Columns;
+
+static PyTypeObject Columns_Type;
+
+/* The keys or the values of some batches, one after another, as Arrow has large binary values: (validity, offsets, data). None if no
+   record has one. */
+static PyObject *gather_entries(Columns *const *batches, Py_ssize_t n, int are_keys) {
+    int has_some = 0, has_nulls = 0;
+    size_t bytes = 0, count = 0;
+    for (Py_ssize_t at = 0; at < n; at++) {
+        const Batch *batch = &batches[at]->batch;
+        const Shape *shape = are_keys ? &batch->key_shape : &batch->value_shape;
+        int is_absent = (are_keys ? batch->keys : batch->values).at == NULL;
+        has_some |= !is_absent;
+        has_nulls |= is_absent || shape->nulls;
+        bytes += is_absent ? 0 : shape->bytes;
+        count += batch->count;
+    }
+    if (!has_some)
         Py_RETURN_NONE;
-    PyObject *validity = shape->nulls ? PyBytes_FromStringAndSize(NULL, ((Py_ssize_t)count + 7) / 8) : Py_NewRef(Py_None);
-    Storage *offsets = new_storage((Py_ssize_t)count + 1, 8, 0), *data = new_storage((Py_ssize_t)shape->bytes, 1, BLOCK);
+    PyObject *validity = has_nulls ? PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(count + 7) / 8) : Py_NewRef(Py_None);
+    Storage *offsets = new_storage((Py_ssize_t)count + 1, 8, 0), *data = new_storage((Py_ssize_t)bytes, 1, BLOCK);
     PyObject *result = NULL, *shown_offsets = NULL, *shown_data = NULL;
     if (validity != NULL && offsets != NULL && data != NULL) {
-        uint8_t *bits = NULL;
-        if (shape->nulls) {
+        uint8_t *bits = NULL, *ends = offsets->data + 8;
+        uint64_t end = 0;
+        size_t first = 0;
+        if (has_nulls) {
             bits = (uint8_t *)PyBytes_AS_STRING(validity);
             memset(bits, 0, (size_t)PyBytes_GET_SIZE(validity));
         }
         put64(offsets->data, 0);
-        if (shape->width)
-            copy_wide_entries(entries, count, shape->width, data->data, offsets->data + 8);
-        else
-            copy_entries(entries, count, data->data, offsets->data + 8, bits);
+        for (Py_ssize_t at = 0; at < n; at++) {
+            const Batch *batch = &batches[at]->batch;
+            const Shape *shape = are_keys ? &batch->key_shape : &batch->value_shape;
+            Span entries = are_keys ? batch->keys : batch->values;
+            if (entries.at == NULL) {
+                for (size_t each = 0; each < batch->count; each++)
+                    put64(ends + 8 * each, end);
+            } else {
+                if (shape->width)
+                    copy_wide_entries(entries, batch->count, shape->width, data->data, end, ends, bits, first);
+                else
+                    copy_entries(entries, batch->count, data->data, end, ends, bits, first);
+                end += shape->bytes;
+            }
+            ends += 8 * (size_t)batch->count;
+            first += batch->count;
+        }
         shown_offsets = PyMemoryView_FromObject((PyObject *)offsets);
         shown_data = PyMemoryView_FromObject((PyObject *)data);
         if (shown_offsets != NULL && shown_data != NULL)
@@ -898,14 +935,55 @@ static PyObject *column_buffers(Span entries, uint32_t count, const Shape *shape
     return result;
 }
 
-/* The columns of one verified batch, with the methods of `BatchColumns`. */
-typedef struct {
-    PyObject_HEAD
-    PyObject *owner;
-    Batch batch;
-} Columns;
+/* The offsets or the timestamps of some batches, one after another, as integers of 64 bits. */
+static PyObject *gather_integers(Columns *const *batches, Py_ssize_t n, int are_offsets) {
+    size_t count = 0;
+    for (Py_ssize_t at = 0; at < n; at++)
+        count += batches[at]->batch.count;
+    Storage *made = new_storage((Py_ssize_t)count, 8, 0);
+    if (made == NULL)
+        return NULL;
+    uint8_t *to = made->data;
+    for (Py_ssize_t at = 0; at < n; at++) {
+        const Batch *batch = &batches[at]->batch;
+        Span walk = batch->timestamps;
+        int64_t base = are_offsets ? batch->base_offset : batch->base_timestamp;
+        for (uint32_t each = 0; each < batch->count; each++, to += 8) {
+            uint64_t delta = are_offsets ? each : 0;
+            if (!are_offsets && walk.at != NULL)
+                next_uint(&walk, &delta);
+            put64(to, (uint64_t)base + delta);
+        }
+    }
+    PyObject *shown = PyMemoryView_FromObject((PyObject *)made);
+    Py_DECREF(made);
+    return shown;
+}
 
-static PyTypeObject Columns_Type;
+/* gather(batches, kind): one column of a list of Columns, one after another */
+static PyObject *gather(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count) {
+    long kind = count == 2 && PyList_CheckExact(args[0]) && PyLong_Check(args[1]) ? PyLong_AsLong(args[1]) : 0;
+    if (kind < OFFSETS || kind > VALUES) {
+        PyErr_Clear();
+        PyErr_SetString(PyExc_TypeError, "gather(list of Columns, kind)");
+        return NULL;
+    }
+    PyObject **items = ((PyListObject *)args[0])->ob_item;
+    Py_ssize_t n = PyList_GET_SIZE(args[0]);
+    for (Py_ssize_t at = 0; at < n; at++) {
+        if (!Py_IS_TYPE(items[at], &Columns_Type)) {
+            PyErr_SetString(PyExc_TypeError, "gather(list of Columns, kind)");
+            return NULL;
+        }
+    }
+    PyObject *batches = PyList_AsTuple(args[0]); /* a finalizer may change the list while memory is taken */
+    if (batches == NULL)
+        return NULL;
+    Columns *const *each = (Columns *const *)((PyTupleObject *)batches)->ob_item;
+    PyObject *result = kind < KEYS ? gather_integers(each, n, kind == OFFSETS) : gather_entries(each, n, kind == KEYS);
+    Py_DECREF(batches);
+    return result;
+}
 
 static void columns_dealloc(Columns *self) {
     Py_DECREF(self->owner);
@@ -951,10 +1029,10 @@ static PyObject *columns_values(Columns *self, PyObject *Py_UNUSED(ignored)) {
     return new_column(self->owner, self->batch.values, self->batch.count, self->batch.value_shape.width);
 }
 static PyObject *columns_key_buffers(Columns *self, PyObject *Py_UNUSED(ignored)) {
-    return column_buffers(self->batch.keys, self->batch.count, &self->batch.key_shape);
+    return gather_entries(&self, 1, 1);
 }
 static PyObject *columns_value_buffers(Columns *self, PyObject *Py_UNUSED(ignored)) {
-    return column_buffers(self->batch.values, self->batch.count, &self->batch.value_shape);
+    return gather_entries(&self, 1, 0);
 }
 static PyObject *columns_headers(Columns *Py_UNUSED(self), PyObject *Py_UNUSED(ignored)) { Py_RETURN_NONE; }
 
@@ -973,6 +1051,7 @@ static PyMemberDef columns_members[] = {
     {"next_offset", T_LONGLONG, offsetof(Columns, batch.next_offset), READONLY, NULL},
     {"base_timestamp", T_LONGLONG, offsetof(Columns, batch.base_timestamp), READONLY, NULL},
     {"record_count", T_UINT, offsetof(Columns, batch.count), READONLY, NULL},
+    {"batch_len", T_UINT, offsetof(Columns, batch.batch_len), READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 static PyTypeObject Columns_Type = {
@@ -2137,6 +2216,8 @@ static PyTypeObject SendMethod_Type = {
 /* -- the module ---------------------------------------------------------------------------------------------------- */
 
 static PyMethodDef functions[] = {
+    {"gather", (PyCFunction)(void (*)(void))gather, METH_FASTCALL,
+        "gather(batches, kind, /)\n--\n\nA column of many batches: 64-bit integers, or what `RecordBatch.buffers` gives."},
     {"bisect_offsets", (PyCFunction)(void (*)(void))bisect_offsets, METH_FASTCALL,
         "bisect_offsets(offsets, offset, /)\n--\n\nAs `bisect.bisect_right` of an array of 64-bit integers."},
     {"find_batch", (PyCFunction)(void (*)(void))find_batch, METH_FASTCALL,

@@ -10,6 +10,7 @@ from benchmarks.workloads import (
     durable,
     exactly_once,
     footprint,
+    frames,
     handover,
     kafka,
     large_values,
@@ -58,5 +59,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "opening": together.opening,
     "import": footprint.import_time,
     "sqlite": sqlite.insert_and_select,
+    "arrow": frames.arrow,
+    "sql": frames.sql,
     "codecs": codecs.compression,
 }

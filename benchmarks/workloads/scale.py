@@ -21,7 +21,7 @@ PARTITION = streamlog.TopicPartition(TOPIC, 0)
 LOOKUPS = 2_000
 
 
-def _build(path: Path, count: int, first_ms: int) -> None:
+def build(path: Path, count: int, first_ms: int) -> None:
     """A closed log of `count` records, one per millisecond from `first_ms` on."""
     with streamlog.open(path) as log:
         log.create_topic(TOPIC, partitions=1)
@@ -75,7 +75,7 @@ def flatness(run: Run) -> Iterator[Row]:
         paths = {"small": directory / "small", "large": directory / "large"}
         counts = {"small": SMALL, "large": large}
         for name, path in paths.items():
-            _build(path, counts[name], first_ms)
+            build(path, counts[name], first_ms)
         offsets = {name: [source.randrange(count) for _ in range(LOOKUPS)] for name, count in counts.items()}
         tail = f"{large // 1_000_000}M records"
 

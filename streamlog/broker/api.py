@@ -297,6 +297,15 @@ class Records(Protocol):
         Fails with FencedLeaderEpochError or UnknownLeaderEpochError if the partition is not at `current_leader_epoch`.
         """
 
+    def end_for_time(self, partition: TopicPartition, timestamp: int, end_offset: int) -> Completion[int]:
+        """An offset up to `end_offset` from which on every record is later than `timestamp` (ms): not the first such one, but near.
+
+        Cost: the first time, the headers of the segments that have an earlier record. Where one is damaged, `end_offset`.
+        """
+
+    def has_every_offset(self, partition: TopicPartition, start: int, end: int) -> Completion[bool]:
+        """Whether readers see a record at each offset from `start` up to `end`: then so many are counted without reading them."""
+
     def epoch_end_offset(
         self, partition: TopicPartition, leader_epoch: int, current_leader_epoch: int | None = None
     ) -> Completion[EpochEnd | None]:

@@ -204,6 +204,8 @@ class LocalService:
         self.after_damage = answering(reads.after_damage)
         self.bounds = answering(reads.bounds)
         self.find_offset = answering(reads.find_offset)
+        self.end_for_time = answering(reads.end_for_time)
+        self.has_every_offset = answering(reads.has_every_offset)
         self.epoch_end_offset = answering(reads.epoch_end_offset)
         self._partition_info = reads.partition_info
 

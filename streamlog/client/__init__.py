@@ -18,6 +18,7 @@ waits for the service's Completions on raw locks, so that Ctrl-C ends a wait.
 - `record_handler`, `dead_letters`, `handler`: how workers handle a record, and which handlers they accept
 - `external_offsets`: offsets in a database of the user's, stored in its transactions
 - `worker_time`: their pauses before a retry, and how they follow a clock that a test moves
+- `sql`: queries over topics, and what one gives
 - `extras`: where their methods find what an extra implements, in packages above this one
 - `arguments`, `config_types`: arguments and settings as callers give them; `serde`: keys, values and headers as bytes
 - `call_site`: the line of the program that called; `retrying`: calls that wait while a partition has no leader

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
 from ..broker.api import Service
+from ..runtime.threads import result_of
 from ..types import Record, TopicPartition
 from .consumer.decode import Decoder, deserialized
 from .consumer.fetcher import PartitionFetcher
@@ -78,3 +79,35 @@ class BoundedRead(NamedTuple):
     def _deserialized(self, raw: Iterator[Record[Any, Any]]) -> Iterator[Record[Any, Any]]:
         decoder = self.ranges[0].decoder  # the others have the same functions
         return raw if decoder.plain else deserialized(raw, decoder)
+
+    def within(
+        self,
+        ranges: Iterable[PartitionRange],
+        first: int | None,
+        last: int | None,
+        earliest: int | None,
+        latest: int | None,
+    ) -> Iterator[PartitionRange]:
+        """The part of these ranges that has all records with offsets from `first` to `last`, and times from `earliest` to `latest` (ms).
+
+        None: without a bound. Records with other times may be in it too.
+        """
+        service = self.log._use()
+        for each in ranges:
+            start = each.start if first is None else max(each.start, first)
+            end = each.end if last is None else min(each.end, last + 1)
+            if earliest is not None and start < end:
+                found = result_of(service.find_offset(each.name, earliest, self.isolation))
+                start = end if found is None else max(start, found.offset)
+            if latest is not None and start < end:
+                end = result_of(service.end_for_time(each.name, latest, end))
+            if start < end:
+                yield each._replace(start=start, end=end)
+
+    def counts(self) -> list[int | None]:
+        """How many records each range has; None where that is not known without reading them."""
+        service = self.log._use()
+        return [
+            each.end - each.start if result_of(service.has_every_offset(each.name, each.start, each.end)) else None
+            for each in self.ranges
+        ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import Literal, TypeAlias, TypedDict
+from typing import Any, Literal, TypeAlias, TypedDict
 
 from ..types import Isolation, OnCorrupt, Policy
 from .consumer.listener import RebalanceListener
@@ -238,3 +238,23 @@ class ConsumerConfig(TypedDict, total=False):
     partition_assignment_strategy: str | Sequence[str]
     listener: RebalanceListener
     on_corrupt: OnCorrupt
+
+
+class ColumnConfig(TypedDict, total=False):
+    """How the values of a topic become columns of Arrow and SQL: settings of `log.topic`.
+
+    schema: pyarrow.Schema or "infer" = None
+        The fields of the values, which have to be mappings. None: one column of bytes, or of text.
+    on_mismatch: "raise" or "null" = "raise"
+        What becomes of a value that does not fit.
+
+    >>> import streamlog
+    >>> with streamlog.open(auto_create_topics=True) as log:
+    ...     orders = log.topic("orders", value_serde=streamlog.serde.json, schema="infer", on_mismatch="null")
+    ...     _ = orders.send_many([{"price": 9.5}, {"price": "none"}])
+    ...     orders.to_arrow(["price"]).to_pylist(), orders.mismatches
+    ([{'price': 9.5}, {'price': None}], 1)
+    """
+
+    schema: Any  # without pyarrow its types have no names
+    on_mismatch: Literal["raise", "null"]

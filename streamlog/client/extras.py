@@ -13,10 +13,19 @@ from ..errors import MissingExtraError
 
 def frames() -> ModuleType:
     """`streamlog.frames`: records as Arrow's columns. Raises MissingExtraError without pyarrow."""
-    require("pyarrow", "arrow", "Arrow and data frames")
+    require("pyarrow", "streamlog-py[arrow]", "Arrow and data frames")
     from .. import frames
 
     return frames
+
+
+def sql() -> ModuleType:
+    """`streamlog.frames.sql`: queries over topics. Raises MissingExtraError without pyarrow or duckdb."""
+    require("pyarrow", "streamlog-py[sql]", "SQL queries")
+    require("duckdb", "streamlog-py[sql]", "SQL queries")
+    from ..frames import sql
+
+    return sql
 
 
 def notebook() -> ModuleType:
@@ -26,13 +35,13 @@ def notebook() -> ModuleType:
     return notebook
 
 
-def require(package: str, extra: str, what: str) -> ModuleType:
-    """Import a package that an extra installs. Raises MissingExtraError, whose message says how."""
+def require(package: str, distribution: str, what: str) -> ModuleType:
+    """Import an optional package. Raises MissingExtraError, whose message says what to install."""
     try:
         return import_module(package)
     except ModuleNotFoundError as error:
         if error.name != package.split(".")[0]:
             raise  # it is installed, and lacks something itself
         raise MissingExtraError(
-            f"{what} need the package {package}, which is not installed; run: pip install 'streamlog-py[{extra}]'"
+            f"{what} need the package {package}, which is not installed; run: pip install '{distribution}'"
         ) from error

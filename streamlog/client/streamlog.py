@@ -24,6 +24,7 @@ from ..runtime.disk import PathLike, path_of
 from ..runtime.threads import inside, is_inside, new_lock, refuse_reentry, result_of
 from ..runtime.values import raise_first, snapshot
 from ..types import K, MaybeNone, TopicPartition, TransactionInfo, V
+from . import extras
 from .arguments import (
     partition_number,
     partition_of,
@@ -32,10 +33,9 @@ from .arguments import (
 from .background import Background, registry
 from .broker import Broker
 from .cleanup import Cleanup
-from .config_types import ConsumerConfig, ProducerConfig, TopicConfig
+from .config_types import ColumnConfig, ConsumerConfig, ProducerConfig, TopicConfig
 from .consumer.consumer import Consumer
 from .consumer.membership import LocalMembers
-from .extras import notebook
 from .group import ConsumerGroup
 from .handle import Closing, closed, time_left
 from .producer.producer import Producer, SharedProducer
@@ -43,7 +43,8 @@ from .reassignment import Reassignment
 from .replay import Replayed, replay
 from .retrying import with_retries
 from .serde import De, DeByTopic, Serde
-from .topic import At, Subscription, Topic
+from .sql import Queries, SqlResult
+from .topic import At, Subscription, Topic, TopicLike
 from .transaction import TransactionalProducers, abort_transaction, open_transactions
 
 ListenerT = TypeVar("ListenerT", bound=Listener)
@@ -60,7 +61,7 @@ class StreamLog(Closing):
       `"orders" in log`; `for name in log`; `topics`; `delete_topic`.
     - Writing and reading: `producer`, `consumer`; a Topic has `send` and `read`. Both at once, all or nothing: `transaction`.
       Which are open: `transactions`, `abort_transaction`. Records of the past, sent once more as time goes by: `replay`.
-    - Groups, their offsets and workers: `group`, `groups`.
+    - Groups, their offsets and workers: `group`, `groups`. SQL over topics: `sql`.
     - Its brokers: `brokers`, `add_broker`, `retire_broker`. Where its replicas are, and which of them lead: `elect_leader`,
       `reassign`, `reassignments`, `replication_throttle_bytes_per_s`.
     - All that was acknowledged is on the device: `sync`. What it holds, in numbers: `metrics`. Where it is: `path`.
@@ -93,6 +94,7 @@ class StreamLog(Closing):
         self._transactional_producers = TransactionalProducers()
         self._listeners: list[Listener] = []
         self._attaches = True
+        self._queries = Queries()
         engine.handles[self] = None
         self._made = True
 
@@ -135,21 +137,34 @@ class StreamLog(Closing):
     @overload
     def topic(self, name: str) -> Topic: ...
     @overload
-    def topic(self, name: str, *, value_serde: Serde[V]) -> Topic[bytes | MaybeNone, V | MaybeNone]: ...
+    def topic(
+        self, name: str, *, value_serde: Serde[V], **columns: Unpack[ColumnConfig]
+    ) -> Topic[bytes | MaybeNone, V | MaybeNone]: ...
     @overload
     def topic(
-        self, name: str, *, key_serde: Serde[K], value_serde: Serde[V]
+        self, name: str, *, key_serde: Serde[K], value_serde: Serde[V], **columns: Unpack[ColumnConfig]
     ) -> Topic[K | MaybeNone, V | MaybeNone]: ...
     @overload
     def topic(self, name: str, *, key_serde: Serde[K]) -> Topic[K | MaybeNone]: ...
     def topic(
-        self, name: str, *, key_serde: Serde[Any] | None = None, value_serde: Serde[Any] | None = None
+        self,
+        name: str,
+        *,
+        key_serde: Serde[Any] | None = None,
+        value_serde: Serde[Any] | None = None,
+        **columns: Unpack[ColumnConfig],
     ) -> Topic[Any, Any]:
         """A handle on a topic, with serdes for its keys and values if they are given (`streamlog.Serde`).
 
         Without serdes, keys and values are bytes, and a str that is sent becomes UTF-8.
 
-        Raises UnknownTopicOrPartitionError if there is no such topic, unless `auto_create_topics` creates it.
+        `schema`: the fields of the values, which have to be mappings, for exports to Arrow and data frames. Then the column `value` is
+        a struct, and each field is a column too, unless a column such as `key` or `offset` has its name. "infer" finds the fields in
+        the first 1,000 records when this handle is first exported. `on_mismatch`: a value that does not fit raises DeserializationError,
+        or is null and counted in `topic.mismatches`.
+
+        Raises UnknownTopicOrPartitionError if there is no such topic, unless `auto_create_topics` creates it; with a `schema` also
+        MissingExtraError without pyarrow, and ConfigError.
 
         >>> import streamlog
         >>> with streamlog.open(auto_create_topics=True) as log:
@@ -159,7 +174,10 @@ class StreamLog(Closing):
         [{'price': 9.5}]
         """
         self._topic_view(name)
-        return Topic(self, name, key_serde=key_serde, value_serde=value_serde)
+        topic: Topic[Any, Any] = Topic(self, name, key_serde=key_serde, value_serde=value_serde, **columns)
+        if columns.get("schema") is not None:
+            self._queries.note(topic)
+        return topic
 
     def topics(self, *, internal: bool = False) -> list[Topic]:
         """Handles on all topics, in the order of their names; with `internal`, also the topics of the log itself."""
@@ -195,6 +213,34 @@ class StreamLog(Closing):
         Raises UnknownTopicOrPartitionError.
         """
         result_of(self._use().delete_topic(check_topic_name(name)))
+
+    # -- SQL -----------------------------------------------------------------------------------------
+
+    def sql(self, query: str, *, tables: Mapping[str, Any] | None = None, into: TopicLike | None = None) -> SqlResult:
+        """Run one SELECT, in the SQL of DuckDB, over topics. Needs the extra `sql`.
+
+        Each topic is a table of its name, with the columns of `Topic.to_arrow`: partition, "offset" (in quotes: SQL has a word of
+        that name), timestamp, key, value, headers. If `log.topic(name, …, schema=…)` made a handle on it, the last one counts, and
+        the fields of its values are columns. `tables` are others by name: topics, data frames of pandas and polars, and whatever
+        has data of Arrow. `into`: the rows are also sent to that topic, one record each: as it says in `SqlResult.send`.
+
+        The query sees the records that there are when it begins. Only the columns that it uses are decoded, and of records only
+        those that the conditions on partition, "offset" and timestamp leave. It has no access to files, to the network, or to
+        variables of the program; it may take 2 GiB of memory. The result is in memory.
+
+        Raises ConfigError for anything but one SELECT, duckdb.Error for what DuckDB does not accept, and what `topic.read` raises.
+
+        >>> import streamlog, json
+        >>> with streamlog.open() as log:
+        ...     _ = log.create_topic("orders").send_many([json.dumps({"price": 9.5}), json.dumps({"price": 20})])
+        ...     orders = log.topic("orders", value_serde=streamlog.serde.json, schema="infer")
+        ...     log.sql("SELECT sum(price) FROM orders").fetchall()
+        [(29.5,)]
+        """
+        result = self._queries.run(self, query, tables)
+        if into is not None:
+            result.send(into if isinstance(into, Topic) else self.topic(into))
+        return result
 
     # -- replicas ------------------------------------------------------------------------------------
 
@@ -704,7 +750,7 @@ class StreamLog(Closing):
 
     def _repr_html_(self) -> str:
         """For notebooks: its brokers and its first topics. It raises nothing."""
-        html: str = notebook().of_log(self)
+        html: str = extras.notebook().of_log(self)
         return html
 
     # -- for its children ----------------------------------------------------------------------------

@@ -7,26 +7,31 @@ from datetime import datetime
 from itertools import chain
 from re import Pattern
 from types import MappingProxyType
-from typing import Any, Generic, Literal, Self, TypeAlias, Unpack
+from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeAlias, Unpack
 from uuid import UUID
 
 from ..broker.metadata import TopicView
 from ..config import choice, integer, typed
-from ..errors import ConcurrentUseError, ConfigError, OffsetOutOfRangeError, UnknownTopicIdError
+from ..errors import ConcurrentUseError, ConfigError, OffsetOutOfRangeError, UnknownTopicIdError, did_you_mean
 from ..runtime.threads import result_of
 from ..runtime.values import refuse_to_copy
 from ..types import Headers, Isolation, K, OnCorrupt, PartitionInfo, Record, RecordMetadata, TopicPartition, V
+from . import extras
 from .arguments import is_offset, no_place, offset_at, out_of_range, partition_number
 from .bounded_read import BoundedRead, PartitionRange
-from .config_types import TopicConfig
+from .config_types import ColumnConfig, TopicConfig
 from .consumer.decode import Decoder
 from .consumer.fetcher import PartitionFetcher
 from .consumer.record_batch import RecordBatch
-from .extras import notebook
 from .handle import Parent, check_log
 from .producer.delivery import Delivery
 from .record_tuple import RecordTuple
 from .serde import Serde, check_serde, resolve_deserializer
+
+if TYPE_CHECKING:
+    import pandas
+    import polars
+    import pyarrow
 
 At: TypeAlias = int | datetime | Literal["earliest", "latest"]
 """Where to read: an offset, an aware datetime, or one of the two ends."""
@@ -67,8 +72,56 @@ class Records(chain[Record[K, V]], Generic[K, V]):
 
     def _repr_html_(self) -> str:
         """For notebooks: the ranges, and the first records, which stay in the read. It raises nothing."""
-        html: str = notebook().of_records(self)
+        html: str = extras.notebook().of_records(self)
         return html
+
+    def _bounds(self) -> BoundedRead:
+        if self._read is None:
+            raise ConfigError("Only what topic.read(…) returns can be exported: this was made otherwise.")
+        return self._read
+
+    # -- Arrow and data frames -----------------------------------------------------------------------
+
+    def to_arrow(self, columns: Sequence[str] | None = None) -> pyarrow.Table:
+        """All records of the read as a table of Arrow: partition, offset, timestamp (UTC, ms), key, value, headers. Needs pyarrow.
+
+        They are all there, whether or not they were taken, one partition after another. Keys and values are bytes as they are stored;
+        with `serde.string` and `serde.json` they are text, and with a `schema` typed. `columns`: only these, which saves the work for
+        the others. Memory: all of it.
+
+        Raises MissingExtraError, ConfigError for a column that there is not, DeserializationError for text that is not UTF-8, and
+        what `read` raises.
+
+        >>> import streamlog
+        >>> with streamlog.open() as log:
+        ...     orders = log.create_topic("orders")
+        ...     _ = orders.send_many(["9.50", "20.00"])
+        ...     orders.read(start=1).to_arrow(["value"]).to_pylist()
+        [{'value': b'20.00'}]
+        """
+        table: pyarrow.Table = extras.frames().to_arrow(self._bounds(), columns)
+        return table
+
+    def to_pandas(self, columns: Sequence[str] | None = None) -> pandas.DataFrame:
+        """`to_arrow`, as a data frame of pandas, which has to be installed."""
+        frame: pandas.DataFrame = extras.frames().to_pandas(self._bounds(), columns)
+        return frame
+
+    def to_polars(self, columns: Sequence[str] | None = None) -> polars.DataFrame:
+        """`to_arrow`, as a data frame of polars, which has to be installed."""
+        frame: polars.DataFrame = extras.frames().to_polars(self._bounds(), columns)
+        return frame
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        """For programs that take data of Arrow: pyarrow, pandas, polars, DuckDB and others (the PyCapsule interface).
+
+        Each stream begins at the start of the read, whatever was taken from this iterator or an earlier stream.
+        """
+        return extras.frames().arrow_stream(self._bounds(), requested_schema)
+
+    def __arrow_c_schema__(self) -> object:
+        """The columns of `__arrow_c_stream__`."""
+        return extras.frames().arrow_schema(self._bounds())
 
 
 class _Runs:
@@ -116,6 +169,8 @@ class Topic(Generic[K, V]):
 
     - Records: `send`, `send_many`; `read`, `read_batches`. A producer and a consumer do it in batches, and continue.
     - A look at some of them: `head`, `tail`, `at`.
+    - Data frames: `to_arrow`, `to_pandas`, `to_polars`, `scan`; programs that take Arrow's data take a topic as it is.
+      `mismatches`: how many values did not fit its `schema`.
     - What it is: `partitions`, `partition`, `config`.
     - Changes: `update_config`, `add_partitions`, `delete_records`, `delete`.
     - What the background does anyway, at once: `apply_retention`, `compact`.
@@ -129,7 +184,13 @@ class Topic(Generic[K, V]):
     """
 
     def __init__(
-        self, log: Parent, name: str, *, key_serde: Serde[K] | None = None, value_serde: Serde[V] | None = None
+        self,
+        log: Parent,
+        name: str,
+        *,
+        key_serde: Serde[K] | None = None,
+        value_serde: Serde[V] | None = None,
+        **columns: Unpack[ColumnConfig],
     ) -> None:
         """The same as `log.topic(name, …)`. Raises UnknownTopicOrPartitionError."""
         check_log(log, "Topic", "topic(name)")
@@ -139,6 +200,7 @@ class Topic(Generic[K, V]):
         self.name = name
         self._key_serde = key_serde
         self._value_serde = value_serde
+        self._value_fields = _value_fields(value_serde, **columns)
         self.id: UUID = result_of(log._use().topic(name)).id
         # The key in a producer's cache: equal handles may have other serdes, or mean another topic of the same name.
         self._cache_key = (log._identity(), self.id.int, id(key_serde), id(value_serde))
@@ -170,6 +232,11 @@ class Topic(Generic[K, V]):
         """What partition `n` holds now: its offsets, its size, its leader. Raises UnknownTopicOrPartitionError."""
         number = partition_number(n, self._view())
         return result_of(self._log._use().partition_info(TopicPartition(self.name, number)))
+
+    @property
+    def mismatches(self) -> int:
+        """How many values did not fit the `schema` of this handle and were read as null, in all its exports so far."""
+        return 0 if self._value_fields is None else self._value_fields.mismatches
 
     # -- sending -------------------------------------------------------------------------------------
 
@@ -378,7 +445,7 @@ class Topic(Generic[K, V]):
             low, high = result_of(service.bounds(name, isolation))
             first = self._offset(name, start, low, high, "start")
             stop = self._offset(name, end, low, high, "end")
-            decoder = Decoder(self.name, number, deserialize_key, deserialize_value)
+            decoder = Decoder(self.name, number, deserialize_key, deserialize_value, self._value_fields)
             ranges.append(PartitionRange(name, first, stop, decoder))
         return BoundedRead(self._log, view.id_bytes, tuple(ranges), isolation, on_corrupt, order)
 
@@ -391,6 +458,63 @@ class Topic(Generic[K, V]):
         if not is_offset(at) or not low <= at <= high:
             raise out_of_range(f"{what}=", at, name, low, high)
         return int(at)
+
+    # -- Arrow and data frames -----------------------------------------------------------------------
+
+    def to_arrow(self, columns: Sequence[str] | None = None) -> pyarrow.Table:
+        """All records as a table of Arrow: partition, offset, timestamp (UTC, ms), key, value, headers. Needs pyarrow.
+
+        Keys and values are bytes as they are stored; with `serde.string` and `serde.json` they are text, and with a `schema` typed.
+        `columns`: only these, which saves the work for the others. Memory: all of it; a part is `topic.read(start=…).to_arrow()`.
+
+        Raises MissingExtraError, ConfigError for a column that there is not, DeserializationError for text that is not UTF-8, and
+        what `read` raises.
+
+        >>> import streamlog
+        >>> with streamlog.open() as log:
+        ...     orders = log.create_topic("orders")
+        ...     _ = orders.send_many(["9.50", "20.00"], ["alice", "bob"])
+        ...     orders.to_arrow(["offset", "key"]).to_pylist()
+        [{'offset': 0, 'key': b'alice'}, {'offset': 1, 'key': b'bob'}]
+        """
+        table: pyarrow.Table = extras.frames().to_arrow(self._bounded(), columns)
+        return table
+
+    def to_pandas(self, columns: Sequence[str] | None = None) -> pandas.DataFrame:
+        """`to_arrow`, as a data frame of pandas, which has to be installed."""
+        frame: pandas.DataFrame = extras.frames().to_pandas(self._bounded(), columns)
+        return frame
+
+    def to_polars(self, columns: Sequence[str] | None = None) -> polars.DataFrame:
+        """`to_arrow`, as a data frame of polars, which has to be installed."""
+        frame: polars.DataFrame = extras.frames().to_polars(self._bounded(), columns)
+        return frame
+
+    def scan(self) -> polars.LazyFrame:
+        """The records that there are now as a lazy frame of polars, which reads when it is collected. Needs pyarrow and polars.
+
+        Of each record only the columns that the query uses are decoded, and `head` ends the reading.
+
+        >>> import streamlog, polars
+        >>> with streamlog.open() as log:
+        ...     orders = log.create_topic("orders")
+        ...     _ = orders.send_many(["9.50", "20.00"], ["alice", "bob"])
+        ...     orders.scan().filter(polars.col("key") == b"bob").select("offset").collect().to_dicts()
+        [{'offset': 1}]
+        """
+        frame: polars.LazyFrame = extras.frames().scan(self._bounded())
+        return frame
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        """For programs that take data of Arrow: pyarrow, pandas, polars, DuckDB and others (the PyCapsule interface).
+
+        The records are those that there are at the call, and are read as the stream is, in batches of up to 65,536.
+        """
+        return extras.frames().arrow_stream(self._bounded(), requested_schema)
+
+    def __arrow_c_schema__(self) -> object:
+        """The columns of `__arrow_c_stream__`."""
+        return extras.frames().arrow_schema(self._bounded())
 
     # -- maintenance ---------------------------------------------------------------------------------
 
@@ -506,7 +630,7 @@ class Topic(Generic[K, V]):
 
     def _repr_html_(self) -> str:
         """For notebooks: the settings that were given, and the first partitions. It raises nothing."""
-        html: str = notebook().of_topic(self)
+        html: str = extras.notebook().of_topic(self)
         return html
 
     def _seen(self) -> TopicView | str:
@@ -516,6 +640,23 @@ class Topic(Generic[K, V]):
             return "the log is closed"
         view = service.seen_image.topics.get(self.name)
         return "deleted" if view is None or view.id != self.id else view
+
+
+def _value_fields(value_serde: Any, **columns: Any) -> Any:
+    """What makes columns of the values; None without a schema. Raises ConfigError."""
+    unknown = sorted(columns.keys() - ColumnConfig.__annotations__.keys())
+    if unknown:
+        hint = did_you_mean(unknown[0], [*ColumnConfig.__annotations__, "key_serde", "value_serde"])
+        raise ConfigError(f"A topic's handle has no setting {unknown[0]!r}{hint}.", name=unknown[0])
+    schema, on_mismatch = columns.get("schema"), columns.get("on_mismatch", "raise")
+    choice("on_mismatch", on_mismatch, ("raise", "null"))
+    if schema is None:
+        return None
+    if value_serde is None:
+        raise ConfigError(
+            "schema= needs a value_serde whose values are mappings, such as streamlog.serde.json.", name="schema"
+        )
+    return extras.frames().ValueFields(schema, on_mismatch)
 
 
 TopicLike: TypeAlias = str | Topic[Any, Any]

@@ -360,3 +360,10 @@ def new_id() -> str:
 
 def entropy(n: int) -> bytes:
     return os.urandom(n)
+
+
+def unused_temporary_path() -> str:
+    """Where nothing is yet, in the directory for temporary files. Nothing is created."""
+    from tempfile import gettempdir
+
+    return os.path.join(gettempdir(), f"streamlog-{os.urandom(8).hex()}")

@@ -58,17 +58,19 @@ class Index:
     A lookup takes `positions` first and bisects `offsets` last, so every entry that it finds has a position.
     """
 
-    __slots__ = ("offsets", "positions", "timestamps")
+    __slots__ = ("least_times", "offsets", "positions", "timestamps")
 
     def __init__(self) -> None:
         self.offsets = array("q")
         self.positions = array("q")
         self.timestamps = array("q")
+        # For each interval, as far as it was asked for: a time that no record in it is before. And the `positions` it was made for.
+        self.least_times: tuple[array[int], array[int]] = self.positions, array("q")
 
     @property
     def size_bytes(self) -> int:
         """About how many bytes of memory it takes."""
-        return 24 * len(self.positions) + 400
+        return 32 * len(self.positions) + 400
 
     def add(self, base_offset: int, position: int, max_timestamp: int) -> None:
         """Add the batch at `position`, which follows all batches added before."""

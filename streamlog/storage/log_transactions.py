@@ -10,7 +10,6 @@ from .reader import LogReader
 from .scan import walk
 from .segment import Segment
 from .tail import LogSnapshot
-from .transaction_events import TransactionEvent
 from .transactions import UNREAD, StableTransactions, Transactions
 
 
@@ -177,7 +176,7 @@ _NONE: Mapping[int, int] = {}
 
 def note_segment(transactions: Transactions, segment: Segment, end: int) -> None:
     """Note the transactions of a segment, which may be read up to position `end`."""
-    events = _events(segment)
+    events = segment.transaction_events()
     if events is not None:
         for each in events:
             transactions.note(each)
@@ -185,11 +184,3 @@ def note_segment(transactions: Transactions, segment: Segment, end: int) -> None
     found = walk(segment, end, on_producer=lambda header: None if header is None else transactions.note(header))
     if segment.sealed:
         segment.keep_walk(found)  # its index file is written anew
-
-
-def _events(segment: Segment) -> Sequence[TransactionEvent] | None:
-    """The events of a segment; None if only its headers say them."""
-    if not segment.sealed:
-        return None if segment.summary is None else segment.summary.transactions.events()
-    stored = segment.load_summary()
-    return None if stored is None else stored[1].transactions

@@ -194,6 +194,52 @@ class LogReader:
             self._greatest = segments, greatest
         return greatest
 
+    def end_for_time(self, timestamp: int, end_offset: int) -> int:
+        """An offset up to `end_offset` from which on every record is later than `timestamp`: the end of the last index interval
+        that may have another.
+
+        No lock. Cost: see `Segment.end_for_time`, in the segments that have such a record. At damage, `end_offset`.
+        """
+
+        def find() -> int:
+            tail = self.tail
+            for segment, end in reversed(tail.places()):
+                least = tail.min_timestamp if segment is tail.segments[-1] else segment.stats.min_timestamp
+                if least > timestamp:
+                    continue
+                found = segment.end_for_time(timestamp, end)
+                if found is not None:
+                    return min(found, (segment.next_offset if segment.sealed else end_offset), end_offset)
+            return tail.start_offset
+
+        try:
+            return self._retry(find)
+        except CorruptRecordError:
+            return end_offset
+
+    def has_every_offset(self, start: int, end: int) -> bool:
+        """Whether readers see a record at each offset from `start` up to `end`. False if that is not known without reading.
+
+        No lock. Cost: the statistics of each segment.
+        """
+
+        def find() -> bool:
+            tail = self.tail
+            if start < tail.start_offset or end > tail.end_offset:
+                return False
+            first = max(0, bisect_right(tail.bases, start) - 1)
+            for at in range(first, max(first, bisect_left(tail.bases, end))):
+                segment = tail.segments[at]
+                stats = tail.active_stats() if segment is tail.segments[-1] else segment.stats
+                here, onward = tail.bases[at], (*tail.bases, tail.end_offset)[at + 1]
+                if stats.base_offset != here or stats.next_offset != onward or stats.records != onward - here:
+                    return False
+                if segment.transaction_events() != []:  # markers are no records, and aborted ones are hidden
+                    return False
+            return True
+
+        return self._retry(find)
+
     def find_max_time(self, end_offset: int) -> OffsetAndTimestamp | None:
         """The first record, by offset, of the greatest timestamp (KIP-734); None if there is no record.
 

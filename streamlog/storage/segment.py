@@ -12,7 +12,9 @@ the same time; they find the same, and the last answer is kept.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from array import array
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
 from errno import EMFILE, ENFILE, ENOENT
 from typing import TypeVar
 
@@ -39,6 +41,7 @@ from .held import Held
 from .index import HEADER_LEN, INTERVAL, Index, Stats, StatsAndSummary
 from .producer_summary import ProducerSummary
 from .scan import Walk
+from .transaction_events import TransactionEvent
 
 T = TypeVar("T")
 logger = logging.getLogger("streamlog.storage")
@@ -49,6 +52,10 @@ logger = logging.getLogger("streamlog.storage")
 MAX_OPEN = min(8192, descriptor_limit() // 4)
 MAX_MAPPED = min(128, descriptor_limit() // 8)
 MAX_INDEX_BYTES = 64 << 20
+
+UNKNOWN_OFFSET = 1 << 62
+"""Past every offset."""
+NO_LEAST_TIME = -(1 << 62)
 
 _NEAR_BYTES = 20_480  # an index interval and a batch of the usual size
 
@@ -244,6 +251,13 @@ class Segment:
         loaded = index_files.load_summary(self.disk, self.index_path, self.seed)
         return loaded if loaded is not None and self._is_mine(loaded[0]) else None
 
+    def transaction_events(self) -> Sequence[TransactionEvent] | None:
+        """Where transactions begin and end in it; None if only its headers say that."""
+        if not self.sealed:
+            return None if self.summary is None else self.summary.transactions.events()
+        stored = self.load_summary()
+        return None if stored is None else stored[1].transactions
+
     def _is_mine(self, stats: Stats) -> bool:
         return stats.size == self.size and stats.base_offset == self.base_offset
 
@@ -372,6 +386,43 @@ class Segment:
     def scan(self, position: int, end: int) -> Iterator[tuple[int, BatchHeader | CorruptRecordError]]:
         """Each verified header, and each damaged place as an error; see `scan.scan`."""
         return scan.scan(self, position, end)
+
+    def end_for_time(self, timestamp: int, end: int) -> int | None:
+        """An offset from which on no record before position `end` is at or before `timestamp`, or UNKNOWN_OFFSET; None if none is at all.
+
+        Cost: the first time a walk over the headers, which is remembered with the index; then a look at each interval that is
+        later. Raises CorruptRecordError if a header does not verify.
+        """
+        index = self.index
+        positions, offsets = index.positions, index.offsets
+        count = bisect_left(positions, end, 0, min(len(offsets), len(positions)))
+        if not count:
+            return None
+        whole = count if self.sealed else count - 1  # the last interval of an active segment grows
+        made_for, known = index.least_times
+        if made_for is not positions:
+            known = array("q")
+        if len(known) < whole:
+            known = known + self._least_times(positions, len(known), whole, end)
+            index.least_times = positions, known
+        least = known + self._least_times(positions, whole, count, end) if whole < count else known
+        for at in range(count - 1, -1, -1):
+            if least[at] <= timestamp:
+                return offsets[at + 1] if at + 1 < count else UNKNOWN_OFFSET
+        return None
+
+    def _least_times(self, positions: array[int], first: int, stop: int, end: int) -> array[int]:
+        """For each interval from the `first` up to `stop`: a time that no record in it is before."""
+        least = array("q")
+        for at, header in self.headers(
+            positions[first], positions[stop] if stop < len(positions) and positions[stop] < end else end
+        ):
+            known = header.base_timestamp if header.base_timestamp >= 0 else NO_LEAST_TIME
+            if first + len(least) < stop and at >= positions[first + len(least)]:
+                least.append(known)
+            elif known < least[-1]:
+                least[-1] = known
+        return least
 
     def locate(self, offset: int, end: int) -> int | None:
         """The position of the first batch whose last offset is at or past `offset`, or None before `end`.

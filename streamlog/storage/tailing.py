@@ -121,6 +121,12 @@ class TailedLog:
     def find_max_time(self, end_offset: int) -> OffsetAndTimestamp | None:
         return self._read(lambda: self._reader.find_max_time(end_offset))
 
+    def end_for_time(self, timestamp: int, end_offset: int) -> int:
+        return self._read(lambda: self._reader.end_for_time(timestamp, end_offset))
+
+    def has_every_offset(self, start: int, end: int) -> bool:
+        return self._read(lambda: self._reader.has_every_offset(start, end))
+
     def after_damage(self, offset: int, end_offset: int) -> int:
         return self._read(lambda: self._reader.after_damage(offset, end_offset))
 

@@ -3,74 +3,19 @@
 from __future__ import annotations
 
 import random
-from struct import pack
 from typing import Any
 
 import pytest
 
 import streamlog
 from streamlog import Consumer, TopicPartition
-from streamlog.broker.api import ProduceRequest
 from streamlog.broker.fetched import FetchResult
-from streamlog.records import kafka_wire
-from streamlog.records.batch import seed_of
 from streamlog.records.core import core
-from tests.kafka_batches import Row, kafka_payload
-from tests.times import START_MS
+from tests.mixed_topics import fill
 
 pytestmark = pytest.mark.skipif(core is None, reason="the core in C was not built, or STREAMLOG_PURE=1 leaves it out")
 
 AT = TopicPartition("t", 0)
-
-
-def fill(log: streamlog.StreamLog, rng: random.Random) -> None:
-    """All kinds of batches: of one record and of many, compressed, with headers, of Kafka's clients, aborted, and with gaps."""
-    topic = log.create_topic("t", segment_bytes=1 << 14, cleanup_policy="compact")
-
-    def key() -> bytes:
-        return b"key %d" % rng.randrange(400)
-
-    def value() -> bytes:
-        return rng.randbytes(rng.choice([0, 5, 5, 5, 300]))
-
-    def from_kafka() -> None:
-        view = log._use().image.topics["t"]
-        rows = [Row(START_MS + rng.randrange(9), key(), value()) for _ in range(rng.randrange(1, 40))]
-        payload, _ = kafka_payload(rows, codec=rng.choice([0, 0, 1]))
-        data = pack(">qii", 0, len(payload) + 4, -1) + payload
-        sealed = kafka_wire.sealed(seed_of(view.id_bytes, 0), data)
-        log._use().produce(ProduceRequest(view.partition(0), [sealed])).result()
-
-    def in_a_transaction() -> None:
-        producer.begin_transaction()
-        for _ in range(rng.randrange(1, 5)):
-            producer.send("t", value(), key())
-        if rng.random() < 0.5:
-            producer.commit_transaction()
-        else:
-            producer.abort_transaction()
-
-    def compressed() -> None:
-        with log.producer(compression_type="gzip", linger_ms=1) as other:
-            other.send_many("t", [value() for _ in range(30)], [key() for _ in range(30)])
-
-    with log.producer(transactional_id="x") as producer:
-        for _ in range(60):
-            kind = rng.randrange(6)
-            if kind == 0:
-                topic.send(value(), key())
-            elif kind == 1:
-                topic.send_many([value() for _ in range(50)], [key() for _ in range(50)])
-            elif kind == 2:
-                topic.send(value(), key(), headers={"h": value()})
-            elif kind == 3:
-                from_kafka()
-            elif kind == 4:
-                in_a_transaction()
-            else:
-                compressed()
-            if rng.random() < 0.05:
-                topic.compact()
 
 
 def columns(batch: Any) -> list[Any]:
@@ -115,7 +60,7 @@ def read(log: streamlog.StreamLog, seed: int, isolation_level: Any) -> list[Any]
 def test_a_consumer_gets_the_same_with_and_without_the_core(
     log: streamlog.StreamLog, rng: random.Random, monkeypatch: pytest.MonkeyPatch, isolation_level: str
 ) -> None:
-    fill(log, rng)
+    fill(log.create_topic("t", segment_bytes=1 << 14, cleanup_policy="compact"), rng)
     seed = rng.randrange(1 << 32)
     by_core = read(log, seed, isolation_level)
     monkeypatch.setattr(FetchResult, "has_reader", False)

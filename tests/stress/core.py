@@ -170,6 +170,17 @@ def fuzz(rounds: int, seed: int) -> int:
                 reader.take_batches(
                     batches_taken, rng.choice([1, 1000]), rng.random() < 0.5, lambda made, context: made, None
                 )
+                gathered_keys, gathered_values = core.gather(batches_taken, 3), core.gather(batches_taken, 4)
+                for gathered, name in ((gathered_keys, "keys"), (gathered_values, "values")):
+                    each = [
+                        entry for one in batches_taken for entry in getattr(one, name)() or [None] * one.record_count
+                    ]
+                    assert (gathered is None) == (not any(getattr(one, name)() for one in batches_taken))
+                    if gathered is not None:
+                        assert tuple(part and bytes(part) for part in gathered) == columns.buffers(each)
+                for kind, name in ((1, "offsets"), (2, "timestamps")):
+                    listed = [number for one in batches_taken for number in getattr(one, name)()]
+                    assert core.gather(batches_taken, kind).tolist() == listed  # type: ignore[union-attr]
                 for taken in batches_taken:
                     keys, values = taken.keys(), taken.values()
                     offsets, times = taken.offsets(), taken.timestamps()
@@ -406,6 +417,9 @@ def operations() -> dict[str, Callable[[], object]]:
         "column, past the end": raises(lambda: column[3]),
         "column, as a list": lambda: (column == values, repr(column), column.count(b""), column.__reduce__()),
         "buffers": lambda: (batch.key_buffers(), batch.value_buffers()),
+        "gather": lambda: [c.gather([batch, batch], kind) for kind in (1, 2, 3, 4)],
+        "gather, absent": lambda: c.gather([reader(unkeyed).next_batch()], 3),  # type: ignore[list-item]
+        "gather, wrong": raises(lambda: c.gather([batch, 5], 3)),  # type: ignore[list-item]
         "buffers, absent": lambda: reader(unkeyed).next_batch().key_buffers(),
         "column, a part of it listed": lambda: next(iter(column)),
     }

@@ -39,28 +39,25 @@ LATER = {
 }
 # What only the comments of the stub name.
 LATER_MODULES = {"streamlog.aio", "streamlog.mirror"}
-LATER_IN_COMMENTS = {
-    "streamlog": {"mirror"},
-    "StreamLog": {"sql", "sql_follow"},
-    "Topic": {"to_arrow", "to_pandas", "to_polars", "__arrow_c_stream__", "scan"},
-    "Records": {"to_arrow", "to_pandas", "to_polars", "__arrow_c_stream__"},
-    "RecordBatch": {"to_arrow", "to_pandas", "to_polars", "__arrow_c_stream__"},
-}
+LATER_IN_COMMENTS = {"streamlog": {"mirror"}, "StreamLog": {"sql_follow"}}
 
 # -- what the package has beside the stub ----------------------------------------------------------------
 
 # Names that the comments of the stub give, and what their results are made of.
 IN_COMMENTS = {"errors", "retention", "serde", "verify", "repair", "Report", "RepairReport", "external_offsets"}
-PARTS = {"Problem", "RepairedPartition", "ExternalOffsets", "RecordTuple", "Replayed"}
+PARTS = {"Problem", "RepairedPartition", "ExternalOffsets", "RecordTuple", "Replayed", "SqlResult"}
+EXPORTS = {"to_arrow", "to_pandas", "to_polars"}  # in a comment of the stub
 MORE_MEMBERS = {
     "StreamLog": {
+        "sql",  # in a comment of the stub
         *("attach", "detach"),  # for the listeners of other packages, such as Kafka's
         "reassignments",  # what is under way
         "replication_throttle_bytes_per_s",  # how fast replicas are copied
     },
     "Reassignment": {"cancel"},
-    "RecordBatch": {"buffers"},  # in a comment of the stub
-    "Records": {"from_iterable"},  # of itertools.chain
+    "RecordBatch": EXPORTS | {"buffers"},
+    "Records": EXPORTS | {"from_iterable"},  # which is of itertools.chain
+    "Topic": EXPORTS | {"scan", "mismatches"},
     "StreamlogError": {"copy"},  # to raise an error that is kept
     "Workers": {"close"},  # in a comment of the stub, as for all handles
 }

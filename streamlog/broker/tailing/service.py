@@ -621,6 +621,14 @@ class TailingService:
         return self._reads.find_offset(partition, spec, isolation_level, current_leader_epoch)
 
     @answering
+    def end_for_time(self, partition: TopicPartition, timestamp: int, end_offset: int) -> int:
+        return self._reads.end_for_time(partition, timestamp, end_offset)
+
+    @answering
+    def has_every_offset(self, partition: TopicPartition, start: int, end: int) -> bool:
+        return self._reads.has_every_offset(partition, start, end)
+
+    @answering
     def epoch_end_offset(
         self, partition: TopicPartition, leader_epoch: int, current_leader_epoch: int | None = None
     ) -> EpochEnd | None:

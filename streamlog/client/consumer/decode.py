@@ -20,11 +20,17 @@ Deserialize = Callable[[bytes], Any]
 
 
 class Decoder:
-    """How one partition's batches become records: its name and the deserializers, None for bytes."""
+    """How one partition's batches become records: its name and the deserializers, None for bytes.
 
-    __slots__ = ("deserialize_key", "deserialize_value", "partition", "plain", "topic")
+    `value_fields`: the columns of its values in an export, if the handle of the topic has a schema: `frames.ValueFields`.
+    """
 
-    def __init__(self, topic: str, partition: int, key: Deserialize | None, value: Deserialize | None) -> None:
+    __slots__ = ("deserialize_key", "deserialize_value", "partition", "plain", "topic", "value_fields")
+
+    def __init__(
+        self, topic: str, partition: int, key: Deserialize | None, value: Deserialize | None, value_fields: Any = None
+    ) -> None:
+        self.value_fields = value_fields
         self.topic = topic
         self.partition = partition
         self.deserialize_key = key

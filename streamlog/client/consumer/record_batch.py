@@ -10,10 +10,14 @@ from ...broker.fetched import FetchedBatch
 from ...errors import ConfigError, StreamlogError
 from ...records import columns
 from ...types import HeaderTuple, K, Record, V
-from ..extras import notebook
+from .. import extras
 from .decode import Decoder, Deserialize, deserialized, undecodable
 
 if TYPE_CHECKING:
+    import pandas
+    import polars
+    import pyarrow
+
     from ..._core import Columns as CoreColumns
 
 Buffers: TypeAlias = tuple[bytes | None, memoryview, memoryview]
@@ -198,6 +202,50 @@ class RecordBatch(Generic[K, V]):
         validity, offsets, data = columns.buffers(self._encoded(name))
         return validity, memoryview(offsets).cast("q"), memoryview(data)
 
+    # -- Arrow and data frames -----------------------------------------------------------------------
+
+    def to_arrow(self, columns: Sequence[str] | None = None) -> pyarrow.Table:
+        """The batch as a table of Arrow: partition, offset, timestamp (UTC, ms), key, value, headers. Needs pyarrow.
+
+        Keys and values are bytes as they are stored; with `serde.string` and `serde.json` they are text, and with a `schema` typed.
+        `columns`: only these, which saves the work for the others. Cost: a copy of the bytes.
+
+        Raises MissingExtraError, ConfigError for a column that there is not, DeserializationError for text that is not UTF-8, and
+        what `values` raises.
+
+        >>> import streamlog
+        >>> with streamlog.open() as log:
+        ...     orders = log.create_topic("orders")
+        ...     _ = orders.send_many(["9.50", "20.00"])
+        ...     [batch.to_arrow(["value"]).to_pylist() for batch in orders.read_batches()]
+        [[{'value': b'9.50'}, {'value': b'20.00'}]]
+        """
+        table: pyarrow.Table = extras.frames().to_arrow(self, columns)
+        return table
+
+    def to_pandas(self, columns: Sequence[str] | None = None) -> pandas.DataFrame:
+        """`to_arrow`, as a data frame of pandas, which has to be installed."""
+        frame: pandas.DataFrame = extras.frames().to_pandas(self, columns)
+        return frame
+
+    def to_polars(self, columns: Sequence[str] | None = None) -> polars.DataFrame:
+        """`to_arrow`, as a data frame of polars, which has to be installed."""
+        frame: polars.DataFrame = extras.frames().to_polars(self, columns)
+        return frame
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        """For programs that take data of Arrow: pyarrow, pandas, polars, DuckDB and others (the PyCapsule interface).
+
+        The stream is one batch of Arrow.
+        """
+        return extras.frames().arrow_stream(self, requested_schema)
+
+    def __arrow_c_schema__(self) -> object:
+        """The columns of `__arrow_c_stream__`."""
+        return extras.frames().arrow_schema(self)
+
+    # -- the columns as they are stored --------------------------------------------------------------
+
     def _encoded(self, name: Literal["key", "value"]) -> Sequence[bytes | None]:
         """The keys or the values before any deserializer."""
         return self._column(self._columns.keys if name == "key" else self._columns.values, None)
@@ -239,8 +287,14 @@ class RecordBatch(Generic[K, V]):
 
     def _repr_html_(self) -> str:
         """For notebooks: a table of the first records. It raises nothing."""
-        html: str = notebook().of_batch(self)
+        html: str = extras.notebook().of_batch(self)
         return html
+
+    @property
+    def _size(self) -> int:
+        """About how many bytes its records are, uncompressed; of a cut batch, of all."""
+        batch = self._batch
+        return 0 if batch is None else max(batch.header.batch_len, batch.header.uncompressed_len)
 
     def __len__(self) -> int:
         """How many records there are."""

@@ -842,3 +842,38 @@ def test_records_in_the_middle_of_a_batch_are_those_of_its_twin(rows: list[Any],
     out: list[Any] = []
     reader(data, BASE + skipped).take(out, most)
     assert out == by_python(data, BASE + skipped)[:most]
+
+
+@given(st.lists(rows, max_size=4))
+def test_columns_of_many_batches_are_those_of_each_in_turn(batches: list[list[Any]]) -> None:
+    found = []
+    for each in batches:
+        keys, values, times = (list(column) for column in zip(*each, strict=True))
+        data = stored(columns.seal(SEED, whole(keys), whole(values), times, count=len(each)))
+        made = columns_by_core(data)
+        if made is None:  # the core leaves it to Python
+            return
+        found.append(made)
+    assert core is not None
+    offsets, times = core.gather(found, columns.OFFSETS), core.gather(found, columns.TIMESTAMPS)
+    assert offsets.tolist() == [offset for each in found for offset in each.offsets()]
+    assert times.tolist() == [time for each in found for time in each.timestamps()]
+    for kind, name in ((columns.KEYS, "keys"), (columns.VALUES, "values")):
+        entries = [getattr(each, name)() for each in found]
+        gathered = core.gather(found, kind)
+        if not any(column is not None for column in entries):
+            assert gathered is None
+            continue
+        joined = [
+            entry
+            for each, column in zip(found, entries, strict=True)
+            for entry in ([None] * each.record_count if column is None else column)
+        ]
+        assert bytes_of(gathered) == columns.buffers(joined)
+
+
+@pytest.mark.parametrize("wrong", [([5], 3), ((), 3), ([], 0), ([], 5), ([],), ([], "keys")], ids=str)
+def test_gathers_nothing_else(wrong: Any) -> None:
+    assert core is not None
+    with pytest.raises(TypeError):
+        core.gather(*wrong)

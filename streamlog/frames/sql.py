@@ -1,0 +1,245 @@
+"""SQL over topics: `log.sql`. Extra `sql`: duckdb.
+
+DuckDB reads a topic as a dataset of pyarrow, which is asked for the columns of a query and for the rows that pass its filter. So only
+those columns are decoded, and partitions, offsets and times that cannot pass are not read.
+
+A query reads the topics and tables that it names, and nothing else: the database is in memory, has no access to files and loads no
+extension; its settings are locked; a call is one SELECT.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import duckdb
+import pyarrow as pa
+import pyarrow.dataset
+
+from ..client.bounded_read import BoundedRead
+from ..client.topic import Topic
+from ..config import typed
+from ..errors import ConfigError, UnknownTopicOrPartitionError, did_you_mean
+from ..runtime.api import Completion
+from ..runtime.disk import unused_temporary_path
+from ..runtime.threads import new_thread, start_thread, wait_for
+from .export import Layout, batches
+from .prune import prune
+
+T = TypeVar("T")
+INTERRUPTED_S = 10.0
+"""How long a query that was interrupted may take to end."""
+MEMORY_LIMIT = "2GiB"
+TEMPORARY_LIMIT = "8GiB"
+_UNKNOWN_TABLE = re.compile(r"Table with name (.+) does not exist")
+
+
+class Database:
+    """A private database in memory, for the queries of one log. Thread-safe: each query has a connection of its own."""
+
+    def __init__(self) -> None:
+        self._connection = duckdb.connect(
+            ":memory:",
+            config={
+                "enable_external_access": "false",
+                "autoinstall_known_extensions": "false",
+                "autoload_known_extensions": "false",
+                "allow_community_extensions": "false",
+                "python_enable_replacements": "false",
+                "memory_limit": MEMORY_LIMIT,
+                "temp_directory": unused_temporary_path(),
+                "max_temp_directory_size": TEMPORARY_LIMIT,
+            },
+        )
+        self._connection.execute("SET lock_configuration = true")
+
+    def query(self, text: str, topics: Mapping[str, Any], given: Mapping[str, Any] | None) -> pa.Table:
+        """Run a SELECT over topics and tables: see `sources_of`. Raises ConfigError if it is anything else, what DuckDB raises, and what reading a topic does."""
+        if not isinstance(text, str):
+            raise ConfigError(f"log.sql takes one SELECT as text, not {typed(text)}.", name="query")
+        sources = sources_of(text, topics, given)
+        connection = self._connection.cursor()
+        tables = [source for source in sources.values() if isinstance(source, TopicTable)]
+        try:
+            require_one_select(connection, text)
+
+            def run() -> pa.Table:
+                for name, source in sources.items():
+                    connection.register(name, source)
+                return pa.table(connection.sql(text))
+
+            return _beside(run, connection.interrupt)
+        except duckdb.CatalogException as error:
+            unknown = _UNKNOWN_TABLE.search(str(error))
+            if unknown is None:
+                raise
+            name = unknown[1]
+            raise UnknownTopicOrPartitionError(
+                f"There is no topic or table {name!r}{did_you_mean(name, [*topics, *sources])}. log.sql reads topics of this log, and "
+                f"what tables={{…}} names.",
+                topic=name,
+            ) from error
+        except BaseException as error:
+            for table in tables:
+                if table.error is not None and table.error is not error:
+                    raise table.error from None  # DuckDB makes a text of it
+            raise
+        finally:
+            connection.close()
+
+
+def _beside(work: Callable[[], T], interrupt: Callable[[], object]) -> T:
+    """Do it on another thread, and interrupt it if a signal handler raises here meanwhile.
+
+    DuckDB, on the thread that signals come to, makes another error of what their handlers raise.
+    """
+    done: Completion[T] = Completion()
+
+    def run() -> None:
+        try:
+            made = work()
+        except BaseException as error:
+            done.fail(error)
+        else:
+            done.complete(made)
+
+    start_thread(new_thread(run, "streamlog-sql", daemon=True))
+    try:
+        wait_for(done, None)
+    except BaseException:
+        interrupt()
+        wait_for(done, INTERRUPTED_S)
+        raise
+    return done.result()
+
+
+def require_one_select(connection: Any, text: str) -> None:
+    """Raise ConfigError if the text is not one SELECT."""
+    statements = connection.extract_statements(text)
+    if len(statements) != 1:
+        raise ConfigError(
+            f"log.sql takes one SELECT; this has {len(statements)} statements. Call it once for each.", name="query"
+        )
+    kind = statements[0].type
+    if kind not in (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN):
+        raise ConfigError(
+            f"log.sql takes one SELECT, not {kind.name}: it only reads. To send the rows of a query to a topic, give "
+            f"log.sql(query, into=topic).",
+            name="query",
+        )
+
+
+def sources_of(text: str, topics: Mapping[str, Any], tables: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a query may read: those of the topics whose names it has, and the tables. Names differ in more than case.
+
+    `topics`: by name, what gives the handle on the topic. Raises ConfigError.
+    """
+    given = {} if tables is None else tables
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"tables is a mapping from names to tables, not {typed(tables)}.", name="tables")
+    found: dict[str, Any] = {}
+    names: dict[str, str] = {}
+    for name, table in given.items():
+        if not isinstance(name, str) or not name:
+            raise ConfigError(f"tables has the name {typed(name)}; a table's name is a str.", name="tables")
+        if name.lower() in names:
+            raise ConfigError(
+                f"tables has {names[name.lower()]!r} and {name!r}, which SQL does not tell apart.", name="tables"
+            )
+        names[name.lower()] = name
+        found[name] = TopicTable(table._bounded) if isinstance(table, Topic) else _checked(name, table)
+    lower = text.lower()
+    for name, topic in topics.items():
+        key = name.lower()
+        if (
+            key not in lower
+            or not re.search(rf"(?<!\w){re.escape(key)}(?!\w)", lower)
+            or key in {each.lower() for each in given}
+        ):
+            continue
+        if key in names:
+            raise ConfigError(
+                f"The topics {names[key]!r} and {name!r} differ only in case, and SQL does not tell them apart; say which one is meant: "
+                f"log.sql(…, tables={{{name!r}: log[{name!r}]}}).",
+                name="query",
+            )
+        names[key] = name
+        found[name] = TopicTable(topic()._bounded)
+    return found
+
+
+def _checked(name: str, table: Any) -> Any:
+    if isinstance(table, (str, bytes, int, float)) or table is None:
+        raise ConfigError(
+            f"tables[{name!r}] is {typed(table)}; give a topic, a data frame, or what else has data of Arrow.",
+            name="tables",
+        )
+    if hasattr(table, "__arrow_c_stream__") and not isinstance(table, (pa.Table, pa.RecordBatch)):
+        return pa.table(table) if type(table).__module__.startswith("streamlog") else table
+    return table
+
+
+class TopicTable(pyarrow.dataset.Dataset):  # type: ignore[misc]  # pyarrow has no types
+    """A topic as DuckDB reads it. It is never handed out: what it inherits from Dataset ends the interpreter, as there is none inside.
+
+    The records are those that there are when it is first asked for its schema.
+    """
+
+    def __init__(self, bounded: Any) -> None:
+        self._bounded = bounded
+        self._read: BoundedRead | None = None
+        self._layout: Layout | None = None
+        self.error: BaseException | None = None
+
+    def _opened(self) -> tuple[BoundedRead, Layout]:
+        if self._read is None or self._layout is None:
+            self._read = self._bounded()
+            self._layout = Layout(self._read)
+        return self._read, self._layout
+
+    @property
+    def schema(self) -> pa.Schema:
+        return self._opened()[1].schema
+
+    def scanner(self, columns: Sequence[str] | None = None, filter: Any = None, **_: Any) -> _Scanner:
+        return _Scanner(self, columns, filter)
+
+    def batches(self, schema: pa.Schema, filter: Any) -> Iterator[pa.RecordBatch]:
+        """The rows that pass the filter, as DuckDB takes them."""
+        try:
+            read, layout = self._opened()
+            if filter is None:
+                yield from batches(read, layout, schema)
+                return
+            needed = layout.select(list(dict.fromkeys([*schema.names, *columns_of(filter, layout.schema)])))
+            for batch in batches(prune(read, filter, layout.schema), layout, needed):
+                found = batch.filter(filter)
+                if len(found):
+                    yield found.select(schema.names)
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            self.error = error
+            raise
+
+
+class _Scanner:
+    """One scan of a topic, for these columns and rows."""
+
+    def __init__(self, table: TopicTable, columns: Sequence[str] | None, filter: Any) -> None:
+        self._table = table
+        schema = table.schema
+        self.projected_schema = schema if columns is None else pa.schema([schema.field(name) for name in columns])
+        self._filter = filter
+
+    def to_reader(self) -> pa.RecordBatchReader:
+        return pa.RecordBatchReader.from_batches(
+            self.projected_schema, self._table.batches(self.projected_schema, self._filter)
+        )
+
+
+def columns_of(filter: Any, schema: pa.Schema) -> list[str]:
+    """The columns that a filter needs: those without which it cannot be evaluated."""
+    text = str(filter)
+    return [name for name in schema.names if name in text]
