@@ -48,6 +48,13 @@ class Queries:
             database = self._database
         return SqlResult(database.query(query, topics, tables))
 
+    def close(self) -> None:
+        """Let go of the database, whose threads would be there at the exit of the interpreter. Does nothing without one."""
+        with inside(), self._lock:
+            database, self._database = self._database, None
+        if database is not None:
+            database.close()
+
     def _handle(self, log: Parent, name: str) -> Topic[Any, Any]:
         """The handle by which a topic is read: the last one with a schema, if there is one."""
         topic: Topic[Any, Any] = Topic(log, name)

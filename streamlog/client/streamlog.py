@@ -690,6 +690,7 @@ class StreamLog(Closing):
             if self._ended:
                 return
             self._closed_error = self._closed_error or closed("log", self.path)
+        self._queries.close()
         try:
             registry.close(self._engine, self._user)
         except StreamlogError as error:

@@ -54,6 +54,10 @@ class Database:
         )
         self._connection.execute("SET lock_configuration = true")
 
+    def close(self) -> None:
+        """Close it. Queries that run go on; they end when the log does."""
+        self._connection.close()
+
     def query(self, text: str, topics: Mapping[str, Any], given: Mapping[str, Any] | None) -> pa.Table:
         """Run a SELECT over topics and tables: see `sources_of`. Raises ConfigError if it is anything else, what DuckDB raises, and what reading a topic does."""
         if not isinstance(text, str):

@@ -54,8 +54,7 @@ def by_pandas(source: Any) -> list[Row]:
 
 def by_duckdb(source: Any) -> list[Row]:
     with duckdb.connect() as connection:
-        connection.execute("SET TimeZone = 'UTC'")
-        return [row(dict(zip(COLUMNS, found, strict=True))) for found in connection.sql("FROM source").fetchall()]
+        return [row(entry) for entry in pa.table(connection.sql("FROM source")).to_pylist()]
 
 
 def by_narwhals(source: Any) -> list[Row]:

@@ -180,7 +180,7 @@ def test_times_out_of_order_are_all_found(log: streamlog.StreamLog, rng: random.
         "SET enable_external_access = true",
         "CREATE TABLE t (a int)",
         "DROP VIEW t",
-        "PRAGMA database_list",
+        "PRAGMA enable_progress_bar",
         "SELECT 1; SELECT 2",
         "",
         "-- nothing",
@@ -338,3 +338,25 @@ def test_columns_key_value_and_timestamp_make_records(log: streamlog.StreamLog) 
     with pytest.raises(ConfigError, match="'partition'"):
         log.sql("SELECT value, partition FROM t", into="copy")
     assert len(list(log["copy"].read())) == 2
+
+
+def test_a_closed_log_answers_no_query_and_its_results_stay(open_log: Any) -> None:
+    log = open_log()
+    log.create_topic("t").send("x")
+    found = log.sql("SELECT count(*) FROM t")
+    log.close()
+    assert found.fetchall() == [(1,)]
+    with pytest.raises(streamlog.ClosedError):
+        log.sql("SELECT 1")
+
+
+def test_a_process_that_has_run_queries_ends_by_itself(child: Any) -> None:
+    program = """
+import streamlog
+log = streamlog.open()
+log.create_topic("t").send_many([b"x"] * 1_000)
+print(log.sql("SELECT count(*) FROM t").fetchall(), flush=True)
+"""
+    process = child(program)
+    output, _ = process.communicate(timeout=60)
+    assert (output.strip(), process.returncode) == ("[(1000,)]", 0)
