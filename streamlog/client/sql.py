@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigError
+from ..config import typed
+from ..errors import ConfigError, SerializationError, message_of
 from ..runtime.threads import inside, new_lock
 from ..runtime.values import refuse_to_copy
 from . import extras
@@ -130,6 +131,12 @@ class SqlResult:
         names of the columns for the serde of the topic, and without a serde JSON.
         """
         names = self.columns
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ConfigError(
+                f"The rows have {twice[0]!r} twice, and a record takes each name once. Name the columns apart: SELECT … AS ….",
+                name="into",
+            )
         if "value" in names:
             others = sorted(set(names) - {"key", "value", "timestamp"})
             if others:
@@ -162,8 +169,26 @@ class SqlResult:
 
 
 def _json_of(row: Mapping[str, Any]) -> str:
-    """A row as JSON: times as text in ISO 8601, decimals as text, bytes as the text that they are in UTF-8."""
-    return json.dumps(row, ensure_ascii=False, separators=(",", ":"), default=_as_text)
+    """A row as JSON: times as text in ISO 8601, decimals as text, bytes as the text that they are in UTF-8.
+
+    Raises SerializationError for what JSON has not: NaN, infinities, other bytes.
+    """
+    try:
+        return json.dumps(row, ensure_ascii=False, separators=(",", ":"), default=_as_text, allow_nan=False)
+    except ValueError as error:
+        name = next(name for name, value in row.items() if not _fits_json(value))
+        raise SerializationError(
+            f"A row is not JSON: its {name!r} is {typed(row[name])} ({message_of(error)}). Nothing more was sent. Convert it in the "
+            f"query, as encode and hex do for bytes and nullif for NaN, or give into= a topic with a value_serde that takes it."
+        ) from error
+
+
+def _fits_json(value: Any) -> bool:
+    try:
+        json.dumps(value, default=_as_text, allow_nan=False)
+    except ValueError:
+        return False
+    return True
 
 
 def _as_text(value: Any) -> str:

@@ -237,9 +237,10 @@ class StreamLog(Closing):
         ...     log.sql("SELECT sum(price) FROM orders").fetchall()
         [(29.5,)]
         """
+        topic = self.topic(into) if into is not None and not isinstance(into, Topic) else into
         result = self._queries.run(self, query, tables)
-        if into is not None:
-            result.send(into if isinstance(into, Topic) else self.topic(into))
+        if topic is not None:
+            result.send(topic)
         return result
 
     # -- replicas ------------------------------------------------------------------------------------

@@ -130,7 +130,10 @@ def _constant(schema: pa.Schema, partition: int, count: int) -> Iterator[pa.Reco
 
 def reader(source: Source, columns: Sequence[str] | None = None) -> pa.RecordBatchReader:
     """The records as batches of Arrow, made as they are taken. Raises ConfigError for a column that there is not."""
-    layout = Layout(source)
+    return _reader(source, Layout(source), columns)
+
+
+def _reader(source: Source, layout: Layout, columns: Sequence[str] | None) -> pa.RecordBatchReader:
     schema = layout.schema if columns is None else layout.select(columns)
     return pa.RecordBatchReader.from_batches(schema, (layout.batch(group, schema) for group in groups_of(source)))
 
@@ -178,7 +181,7 @@ def scan(source: BoundedRead) -> polars.LazyFrame:
         wanted = layout.schema.names if with_columns is None else with_columns
         used = wanted if predicate is None else list(dict.fromkeys([*wanted, *predicate.meta.root_names()]))
         left = n_rows
-        for batch in reader(source, used or ["offset"]):
+        for batch in _reader(source, layout, used or ["offset"]):
             frame = polars.DataFrame(batch)
             if left is not None:
                 frame = frame.head(left)

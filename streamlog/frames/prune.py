@@ -7,7 +7,8 @@ pass.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -21,6 +22,8 @@ from .columns import TIMESTAMP
 _FORMAT = ds.IpcFileFormat()
 _FILES = pyarrow.fs.LocalFileSystem()
 _FIELDS = pa.schema([("partition", pa.int32()), ("offset", pa.int64()), ("timestamp", TIMESTAMP)])
+MAX_ASKED = 4_000_000
+"""Characters of a filter, over all partitions, up to which it is asked of each: what that takes grows with both."""
 # How pyarrow writes constants. One that is not found makes no difference to what passes: more is read.
 _INTEGER = re.compile(r"(?<![\w.:-])-?\d{1,18}(?![\w.:-])")
 _TIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d{1,6})?")
@@ -39,13 +42,14 @@ def may_pass(filter: Any, schema: pa.Schema, known: Sequence[Any]) -> list[int]:
 def prune(read: BoundedRead, filter: Any, schema: pa.Schema) -> BoundedRead:
     """The part of a read outside which no record passes."""
     partition, offset, timestamp = pc.field("partition"), pc.field("offset"), pc.field("timestamp")
-    valid = partition.is_valid() & offset.is_valid() & timestamp.is_valid()
-    of_partitions = [
-        valid & (partition == each.name.partition) & (offset >= each.start) & (offset < each.end)
-        for each in read.ranges
-    ]
-    left = [read.ranges[n] for n in may_pass(filter, schema, of_partitions)]
     text = str(filter)
+    left = list(read.ranges)
+    if len(left) * len(text) <= MAX_ASKED:
+        valid = partition.is_valid() & offset.is_valid() & timestamp.is_valid()
+        of_partitions = [
+            valid & (partition == each.name.partition) & (offset >= each.start) & (offset < each.end) for each in left
+        ]
+        left = [left[n] for n in may_pass(filter, schema, of_partitions)]
     first, last = bounds(filter, schema, offset, [pa.scalar(int(each), pa.int64()) for each in _INTEGER.findall(text)])
     earliest, latest = bounds(
         filter, schema, timestamp, [each for found in _TIME.findall(text) for each in _times(found)]
@@ -53,16 +57,20 @@ def prune(read: BoundedRead, filter: Any, schema: pa.Schema) -> BoundedRead:
     return read._replace(ranges=tuple(read.within(left, first, last, earliest, latest)))
 
 
-def bounds(filter: Any, schema: pa.Schema, field: Any, constants: Sequence[pa.Scalar]) -> tuple[int | None, int | None]:
+def bounds(filter: Any, schema: pa.Schema, field: Any, constants: Iterable[pa.Scalar]) -> tuple[int | None, int | None]:
     """The least and the greatest value of a field with which a record may pass. None: none of the constants is such a bound.
 
-    Where a filter compares with a constant of its own, that is a bound or none: each is tried.
+    Where a filter compares with a constant of its own, that is a bound or none. The best is searched for by halves: where nothing
+    below a constant passes, nothing below a lesser one does.
     """
-    below = may_pass(filter, schema, [field.is_valid() & (field < each) for each in constants])
-    above = may_pass(filter, schema, [field.is_valid() & (field > each) for each in constants])
-    lows = [_value(each) for n, each in enumerate(constants) if n not in below]
-    highs = [_value(each) for n, each in enumerate(constants) if n not in above]
-    return max(lows, default=None), min(highs, default=None)
+    ordered = sorted({_value(each): each for each in constants}.items())
+
+    def passes(known: Any) -> bool:
+        return bool(may_pass(filter, schema, [field.is_valid() & known]))
+
+    lows = bisect_left(ordered, True, key=lambda each: passes(field < each[1]))
+    highs = bisect_left(ordered, True, key=lambda each: not passes(field > each[1]))
+    return (ordered[lows - 1][0] if lows else None), (ordered[highs][0] if highs < len(ordered) else None)
 
 
 def _value(scalar: pa.Scalar) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import duckdb
@@ -71,6 +72,8 @@ class Database:
             def run() -> pa.Table:
                 for name, source in sources.items():
                     connection.register(name, source)
+                # The database is shared: what EXPLAIN ANALYZE or a WITH would make or change in it is refused.
+                connection.execute("BEGIN TRANSACTION READ ONLY")
                 return pa.table(connection.sql(text))
 
             return _beside(run, connection.interrupt)
@@ -87,7 +90,7 @@ class Database:
         except BaseException as error:
             for table in tables:
                 if table.error is not None and table.error is not error:
-                    raise table.error from None  # DuckDB makes a text of it
+                    raise table.error from None
             raise
         finally:
             connection.close()
@@ -204,14 +207,25 @@ class TopicTable(pyarrow.dataset.Dataset):  # type: ignore[misc]  # pyarrow has 
 
     @property
     def schema(self) -> pa.Schema:
-        return self._opened()[1].schema
+        with self._noted():
+            return self._opened()[1].schema
+
+    @contextmanager
+    def _noted(self) -> Iterator[None]:
+        """Keep what is raised: DuckDB makes a text of it."""
+        try:
+            yield
+        except BaseException as error:
+            if not isinstance(error, GeneratorExit):
+                self.error = error
+            raise
 
     def scanner(self, columns: Sequence[str] | None = None, filter: Any = None, **_: Any) -> _Scanner:
         return _Scanner(self, columns, filter)
 
     def batches(self, schema: pa.Schema, filter: Any) -> Iterator[pa.RecordBatch]:
         """The rows that pass the filter, as DuckDB takes them."""
-        try:
+        with self._noted():
             read, layout = self._opened()
             if filter is None:
                 yield from batches(read, layout, schema)
@@ -221,11 +235,6 @@ class TopicTable(pyarrow.dataset.Dataset):  # type: ignore[misc]  # pyarrow has 
                 found = batch.filter(filter)
                 if len(found):
                     yield found.select(schema.names)
-        except GeneratorExit:
-            raise
-        except BaseException as error:
-            self.error = error
-            raise
 
 
 class _Scanner:

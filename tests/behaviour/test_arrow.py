@@ -230,6 +230,16 @@ def test_fields_that_were_inferred_stay(log: streamlog.StreamLog) -> None:
     assert "more" in log.topic("t", value_serde=serde.json, schema="infer").to_arrow().column_names
 
 
+def test_a_lazy_frame_has_the_columns_that_it_was_made_with(log: streamlog.StreamLog) -> None:
+    log.create_topic("t")
+    topic = log.topic("t", value_serde=serde.json, schema="infer")
+    topic.send(None)
+    frame = topic.scan()
+    topic.send({"a": 1})
+    assert "a" in topic.to_arrow().column_names
+    assert frame.collect()["value"].to_list() == [None]
+
+
 def test_a_topic_without_values_has_no_fields_yet(log: streamlog.StreamLog) -> None:
     topic = typed(log, [])
     assert topic.to_arrow().column_names == COLUMNS

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import streamlog
-from streamlog import ConfigError, CorruptRecordError, UnknownTopicOrPartitionError, serde
+from streamlog import ConfigError, CorruptRecordError, SerializationError, UnknownTopicOrPartitionError, serde
 from tests.mixed_topics import fill
 from tests.times import START_MS
 
@@ -167,6 +167,28 @@ def test_times_out_of_order_are_all_found(log: streamlog.StreamLog, rng: random.
         assert log.sql(query).fetchall() == [(sum(low <= each < high for each in times),)]
 
 
+def test_a_filter_with_many_constants_is_asked_of_few_of_them(
+    log: streamlog.StreamLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from streamlog.frames import prune
+
+    asked = 0
+    ask = prune.may_pass
+
+    def counting(*args: Any) -> list[int]:
+        nonlocal asked
+        asked += len(args[2])
+        return ask(*args)
+
+    monkeypatch.setattr(prune, "may_pass", counting)
+    log.create_topic("t").send_many([b"x"] * 1_000)
+    where = " OR ".join(f'"offset" BETWEEN {at} AND {at + 1}' for at in range(100, 900, 8))
+    assert log.sql(f'SELECT count(*), min("offset"), max("offset") FROM t WHERE {where}').fetchall() == [
+        (200, 100, 893)
+    ]
+    assert asked < 50
+
+
 # -- what it may not -------------------------------------------------------------------------------------
 
 
@@ -227,6 +249,23 @@ def test_one_query_leaves_nothing_to_the_next(log: streamlog.StreamLog) -> None:
         log.sql("SELECT n FROM mine")
 
 
+@pytest.mark.parametrize(
+    "query",
+    [
+        "EXPLAIN ANALYZE CREATE TABLE made AS SELECT 1",
+        "EXPLAIN ANALYZE CREATE MACRO count(x) AS 5",
+        "EXPLAIN ANALYZE CREATE SCHEMA made",
+        "EXPLAIN ANALYZE CREATE SEQUENCE made",
+    ],
+)
+def test_a_statement_inside_another_makes_nothing_in_the_database(log: streamlog.StreamLog, query: str) -> None:
+    with pytest.raises(duckdb.Error, match="read-only"):
+        log.sql(query)
+    for kind in ("table", "schema", "sequence", "function"):
+        assert log.sql(f"SELECT count(*) FROM duckdb_{kind}s() WHERE {kind}_name = 'made'").fetchall() == [(0,)]
+    assert log.sql("SELECT count(*) FROM range(3)").fetchall() == [(3,)]
+
+
 # -- errors and interrupts -------------------------------------------------------------------------------
 
 
@@ -245,6 +284,14 @@ def test_damage_is_raised_as_it_is_by_a_read(open_log: Any, path: Path) -> None:
     with pytest.raises(CorruptRecordError):
         log.sql("SELECT sum(octet_length(value)) FROM t")
     assert log.sql('SELECT count(*) FROM t WHERE "offset" >= 1000').fetchall() == [(1_000,)]
+
+
+def test_a_topic_that_cannot_be_opened_raises_what_a_read_of_it_does(log: streamlog.StreamLog) -> None:
+    other = streamlog.open()
+    topic = other.create_topic("t")
+    other.close()
+    with pytest.raises(streamlog.ClosedError):
+        log.sql("SELECT count(*) FROM x", tables={"x": topic})
 
 
 def test_an_error_of_duckdb_is_its_own(log: streamlog.StreamLog) -> None:
@@ -360,3 +407,23 @@ print(log.sql("SELECT count(*) FROM t").fetchall(), flush=True)
     process = child(program)
     output, _ = process.communicate(timeout=60)
     assert (output.strip(), process.returncode) == ("[(1000,)]", 0)
+
+
+@pytest.mark.parametrize("column", ["'NaN'::DOUBLE", "'-inf'::FLOAT", "'\\xFF'::BLOB", "[{'a': 'inf'::DOUBLE}]"])
+def test_a_row_that_is_not_json_is_refused(log: streamlog.StreamLog, column: str) -> None:
+    topic = log.create_topic("t")
+    with pytest.raises(SerializationError, match="'wrong'"):
+        log.sql(f"SELECT 1 AS fine, {column} AS wrong", into=topic)
+    assert len(list(topic.read())) == 0
+
+
+def test_columns_with_one_name_are_not_sent(log: streamlog.StreamLog) -> None:
+    topic = log.create_topic("t")
+    for query in ("SELECT 1 AS a, 2 AS a", "SELECT 'x' AS value, 'y' AS value"):
+        with pytest.raises(ConfigError, match="twice"):
+            log.sql(query, into=topic)
+
+
+def test_the_topic_for_the_rows_is_looked_up_before_the_query_runs(log: streamlog.StreamLog) -> None:
+    with pytest.raises(UnknownTopicOrPartitionError, match="nowhere"):
+        log.sql("SELECT error('it ran')", into="nowhere")
