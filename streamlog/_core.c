@@ -1633,6 +1633,11 @@ static PyObject *encode_one(PyObject *Py_UNUSED(module), PyObject *const *args, 
     PyObject *seed = args[0];
     if (read_integers(args + 3, n - 3, f) < 0)
         return NULL;
+    if (f[LEADER_EPOCH] != (int32_t)f[LEADER_EPOCH] || f[PRODUCER_EPOCH] != (int16_t)f[PRODUCER_EPOCH]
+        || f[BASE_SEQUENCE] != (int32_t)f[BASE_SEQUENCE] || f[ATTRIBUTES] != (uint32_t)f[ATTRIBUTES]) {
+        PyErr_SetString(PyExc_OverflowError, "a field of the header does not hold so large a number");
+        return NULL;
+    }
     Py_buffer key = {.obj = NULL, .len = 0}, value;
     int has_key = args[1] != Py_None;
     if (has_key && PyObject_GetBuffer(args[1], &key, PyBUF_SIMPLE) < 0)

@@ -7,6 +7,7 @@ import gc
 import operator
 import pickle
 import random
+import struct
 from array import array
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -877,3 +878,23 @@ def test_gathers_nothing_else(wrong: Any) -> None:
     assert core is not None
     with pytest.raises(TypeError):
         core.gather(*wrong)
+
+
+@pytest.mark.parametrize(
+    ("field", "number"),
+    [
+        *(("leader_epoch", number) for number in (1 << 31, -(1 << 31) - 1)),
+        *(("producer_epoch", number) for number in (1 << 15, -(1 << 15) - 1)),
+        *(("base_sequence", number) for number in (1 << 31, -(1 << 31) - 1)),
+        *(("attributes", number) for number in (1 << 32, -1)),
+        *(("timestamp", number) for number in (1 << 63, -(1 << 63) - 1)),
+    ],
+)
+def test_a_number_that_the_header_does_not_hold_is_refused_by_both(field: str, number: int) -> None:
+    fields = {"timestamp": 5, "base_offset": 7, "leader_epoch": 0, "append_ms": 6}
+    fields |= {"producer_id": 1, "producer_epoch": 2, "base_sequence": 3, "attributes": 0}
+    assert core is not None
+    for encode in (core.encode_one, single.python_encode_one):
+        assert encode(SEED, None, b"x", *fields.values())
+        with pytest.raises((OverflowError, struct.error)):
+            encode(SEED, None, b"x", *(fields | {field: number}).values())
