@@ -43,7 +43,8 @@ of each says where everything in it is.
 - `broker`: directories, topics and groups behind one protocol, `Service`
 - `client`: what the user holds: the log, topics, producers, consumers, groups, workers
 - `kafka`: the same service behind Kafka's wire protocol, for clients in any language
-- `notebook`: what a notebook shows of the handles; the methods that need it find it through `client/extras.py`
+- `frames`: records as data of Arrow, for data frames and SQL. `notebook`: what a notebook shows of the handles. The methods that need
+  these find them through `client/extras.py`
 - `testing`: fixtures for pytest, `ManualClock`, `SimulatedDisk` and `FaultyDisk` for the tests of programs
 - `cli`: the command `streamlog`
 

@@ -35,6 +35,15 @@ def notebook() -> ModuleType:
     return notebook
 
 
+def plots() -> ModuleType:
+    """`streamlog.notebook.plots`. Raises MissingExtraError without altair or pyarrow."""
+    require("altair", "streamlog-py[notebook]", "Plots")
+    require("pyarrow", "streamlog-py[notebook]", "Plots")
+    from ..notebook import plots
+
+    return plots
+
+
 def require(package: str, distribution: str, what: str) -> ModuleType:
     """Import an optional package. Raises MissingExtraError, whose message says what to install."""
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Literal, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from ..broker.api import Service
 from ..broker.metadata import TopicView
@@ -18,12 +18,15 @@ from .config_types import ConsumerConfig, OnError
 from .consumer.consumer import Consumer
 from .consumer.decode import Decoder
 from .dead_letters import DeadLetters
-from .extras import notebook
+from .extras import notebook, plots
 from .handle import Parent, check_log
 from .handler import check_handler
 from .record_handler import Handler, RecordHandler, WorkersConfig
 from .topic import Subscription, TopicLike
 from .workers import Workers
+
+if TYPE_CHECKING:
+    import altair
 
 
 class ConsumerGroup:
@@ -32,7 +35,7 @@ class ConsumerGroup:
     A group exists once it has a member or a committed offset. `name` is its name. An offset is the NEXT one to read.
 
     - Handling records: `run` and `start` call a function in threads; `consumer` leaves the loop to the program.
-    - Where it is: `committed`, `offsets`, `lag`; `reset` moves it, to read again or to skip.
+    - Where it is: `committed`, `offsets`, `lag`, `plot_lag`; `reset` moves it, to read again or to skip.
     - Its members: `members`, `state`, `evict`. Its end: `delete`.
 
     >>> import streamlog
@@ -219,6 +222,18 @@ class ConsumerGroup:
         Raises UnknownTopicOrPartitionError for one of `topics`. Cost: O(members and partitions).
         """
         return self._lag(self._log._use(), self._describe(), topics)
+
+    def plot_lag(self, *topics: TopicLike) -> altair.Chart:
+        """`lag` as a picture: of more than 5,000 partitions those with the largest. Needs the extra `notebook`.
+
+        >>> import streamlog
+        >>> with streamlog.open() as log:
+        ...     _ = log.create_topic("orders").send_many(["9.50", "20.00"])
+        ...     log.group("billing").plot_lag("orders").to_dict()["data"]["values"]
+        [{'topic': 'orders', 'partition': 0, 'lag': 2}]
+        """
+        chart: altair.Chart = plots().lag(self.lag(*topics))
+        return chart
 
     def _lag(
         self, service: Service, described: GroupDescription, topics: Iterable[Any] = ()

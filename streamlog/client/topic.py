@@ -29,6 +29,7 @@ from .record_tuple import RecordTuple
 from .serde import Serde, check_serde, resolve_deserializer
 
 if TYPE_CHECKING:
+    import altair
     import pandas
     import polars
     import pyarrow
@@ -168,7 +169,7 @@ class Topic(Generic[K, V]):
     UnknownTopicIdError once another topic was created under its name.
 
     - Records: `send`, `send_many`; `read`, `read_batches`. A producer and a consumer do it in batches, and continue.
-    - A look at some of them: `head`, `tail`, `at`.
+    - A look at some of them: `head`, `tail`, `at`; at all, as a picture: `plot_records`, `plot_sizes`.
     - Data frames: `to_arrow`, `to_pandas`, `to_polars`, `scan`; programs that take Arrow's data take a topic as it is.
       `mismatches`: how many values did not fit its `schema`.
     - What it is: `partitions`, `partition`, `config`.
@@ -515,6 +516,28 @@ class Topic(Generic[K, V]):
     def __arrow_c_schema__(self) -> object:
         """The columns of `__arrow_c_stream__`."""
         return extras.frames().arrow_schema(self._bounded())
+
+    # -- plots ---------------------------------------------------------------------------------------
+
+    def plot_records(self, bins: int = 100) -> altair.Chart:
+        """How many records there are over time, in so many spans, by partition. Needs the extra `notebook`.
+
+        By their timestamps. With so many partitions that it would be more than 5,000 bars, all partitions together.
+
+        >>> import streamlog
+        >>> with streamlog.open() as log:
+        ...     orders = log.create_topic("orders")
+        ...     _ = orders.send_many(["9.50", "20.00"])
+        ...     [bar["records"] for bar in orders.plot_records().to_dict()["data"]["values"]]
+        [2]
+        """
+        chart: altair.Chart = extras.plots().records_over_time(self._bounded(), bins)
+        return chart
+
+    def plot_sizes(self) -> altair.Chart:
+        """The bytes that each partition has on disk; of more than 5,000 the largest. Needs the extra `notebook`."""
+        chart: altair.Chart = extras.plots().partition_sizes([self.partition(n) for n in range(self.partitions)])
+        return chart
 
     # -- maintenance ---------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 The methods of the handles that need it load it through `client/extras.py`.
 
 - `html`: what is shown of a log, a topic, a group, a batch, a read and some records
+- `plots`: of a topic and of a group, by altair
 - `progress`: a line that says how far a long call is, in a notebook or on a terminal
 """
 

@@ -57,7 +57,8 @@ MORE_MEMBERS = {
     "Reassignment": {"cancel"},
     "RecordBatch": EXPORTS | {"buffers"},
     "Records": EXPORTS | {"from_iterable"},  # which is of itertools.chain
-    "Topic": EXPORTS | {"scan", "mismatches"},
+    "Topic": EXPORTS | {"scan", "mismatches", "plot_records", "plot_sizes"},
+    "ConsumerGroup": {"plot_lag"},
     "StreamlogError": {"copy"},  # to raise an error that is kept
     "Workers": {"close"},  # in a comment of the stub, as for all handles
 }
