@@ -150,6 +150,7 @@ class TailingService:
         self._recorded_end = 0
         self._recorded_of: object = None
         self._partitions: dict[tuple[str, int], TailedPartition] = {}
+        self._by_seed: dict[int, TailedPartition] = {}
         self._listeners: list[Callable[[], object]] = []
         self._closed: StreamlogError | None = None
         self._waiting: set[FetchSession] = set()
@@ -362,8 +363,13 @@ class TailingService:
         return now_ms + LOOK_MS
 
     def _wake(self, changed: Set[int] | None) -> None:
-        for partition in list(self._partitions.values()):
-            if partition.waiters.callbacks and (changed is None or partition.log.seed in changed):
+        """Call the waiters of partitions: all, or those with these seeds. O(changed): a look comes often."""
+        if changed is None:
+            found = list(self._partitions.values())
+        else:
+            found = [partition for seed in changed if (partition := self._by_seed.get(seed)) is not None]
+        for partition in found:
+            if partition.waiters.callbacks:
                 partition.waiters.wake()
 
     def _replay_topics(self) -> bool:
@@ -397,6 +403,7 @@ class TailingService:
             elif not self._has_stopped(known, image):
                 continue
             del self._partitions[key]
+            self._by_seed.pop(known.log.seed, None)
             known.waiters.wake()
         for name, view in image.topics.items():
             for number in range(view.partitions):
@@ -409,6 +416,7 @@ class TailingService:
                 if partition is not None:
                     partition.registration = registration
                     partition.log.may_have_transactions = controller.TRANSACTIONS_TOPIC in image.topics
+                    self._by_seed[partition.log.seed] = partition
                     self._partitions[name, number] = partition
         return before.topics != image.topics
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -391,3 +392,39 @@ def test_after_it_was_closed_it_holds_no_file(scene: Scene) -> None:
     scene.look()
     scene.watcher.close()
     assert scene.watcher._file is None
+
+
+def test_after_any_change_of_many_slots_the_reader_has_those_that_are_there(scene: Scene, rng: random.Random) -> None:
+    there: list[Slot | bytes] = [SLOT._replace(seed=1 << 40 | n) for n in range(200)]
+    scene.write(*there)
+    scene.look()
+
+    def known() -> dict[int, Slot]:
+        return {slot.seed: slot for slot in there if isinstance(slot, Slot)}
+
+    for _ in range(150):
+        before = known()
+        for _ in range(rng.randrange(4)):
+            at = rng.randrange(len(there))
+            old = there[at]
+            change = rng.choice(["append", "append", "free", "take", "move", "shrink", "grow"])
+            if change == "append" and isinstance(old, Slot):
+                there[at] = old._replace(end_offset=old.end_offset + 1)
+            elif change == "free":
+                there[at] = EMPTY
+            elif change == "take" and not isinstance(old, Slot):
+                there[at] = SLOT._replace(seed=rng.randrange(1 << 41, 1 << 42))
+            elif change == "move" and isinstance(old, Slot) and EMPTY in there:
+                there[there.index(EMPTY)], there[at] = old, EMPTY
+            elif change == "shrink" and len(there) > 100:
+                del there[-rng.randrange(1, 20) :]
+            elif change == "grow" and len(there) < 300:
+                there += [SLOT._replace(seed=rng.randrange(1 << 41, 1 << 42)) for _ in range(rng.randrange(1, 70))]
+        scene.write(*there)
+        changed = scene.look(0.01)
+        after = known()
+        assert scene.watcher.slots == after
+        assert changed >= {seed for seed in before.keys() | after.keys() if before.get(seed) != after.get(seed)}
+        for seed in rng.sample(sorted(after), 3):
+            assert scene.watcher.slot(seed) == after[seed]
+        assert scene.watcher.slot(7) is None
