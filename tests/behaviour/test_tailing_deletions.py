@@ -13,7 +13,7 @@ import pytest
 
 import streamlog
 from streamlog import ClosedError, CorruptRecordError, StorageError, StreamLog, UnknownTopicOrPartitionError
-from streamlog.client import topic as topics
+from streamlog.client.time_order import lists_of
 from streamlog.testing import FaultyDisk, ManualClock, SimulatedDisk
 
 PATH = "/log"
@@ -165,7 +165,7 @@ def test_the_metrics_of_a_reader_name_what_cannot_be_read_and_have_the_numbers_o
 def test_a_reader_that_opens_a_file_of_a_topic_just_deleted_raises_that_the_topic_is_deleted(
     beside: Beside, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(topics, "_TAKE", 1)
+    monkeypatch.setattr(lists_of, "__defaults__", (1,))  # a record at a time
     topic = beside.owner.create_topic("t", segment_bytes=1024)
     for _ in range(4):
         topic.send(b"x" * 1000)
