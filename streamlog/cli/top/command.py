@@ -26,7 +26,7 @@ from .screen import PLAIN, UNICODE, Screen, Style, as_json, render
 from .source import Source, Wanted
 
 FIRST_S = 1.0
-"""The second sample, which makes the first rates, comes after so long at most."""
+"""Where frames are drawn over each other, the second one, which has rates, comes after so long at most."""
 _LEAST_WAIT_S = 0.05
 LONGEST_S = 3600.0
 _LOGGED = 3
@@ -62,7 +62,7 @@ def top(
     it does; it keeps up if it is within a second of the end. q and Ctrl-C exit, space pauses.
 
     A pipe, and a terminal that cannot move the cursor (TERM=dumb), get one frame after another, with --json one line each.
-    They begin with the first rates, after a second.
+    The first comes when there are rates, after --every seconds.
     """
     if once and count not in (None, 1):
         raise ConfigError(f"--once and --count {count} contradict each other. Leave one of them out.")
@@ -142,7 +142,8 @@ class Watch:
             now_s = self._clock.monotonic()
             if not self._is_paused and now_s >= self._next_s:
                 self._look()
-                interval_s = self._every_s if self._looks > 1 else min(self._every_s, FIRST_S)
+                is_first = self._looks == 1 and self._shown.is_live
+                interval_s = min(self._every_s, FIRST_S) if is_first else self._every_s
                 # Not from when the look ended, so that a slow one makes the interval no longer.
                 self._next_s = max(now_s + interval_s, self._clock.monotonic() + _LEAST_WAIT_S)
                 if self._shown.is_live or self._looks > 1:
@@ -169,8 +170,7 @@ class Watch:
         except (StreamlogError, OSError) as error:
             if self._frame is None or self._left == 1:
                 raise
-            message = message_for_terminal(error)
-            self._frame = self._frame._replace(time_ms=self._clock.time_ms(), writer="", warnings=(message,))
+            self._frame = self._frame.failed(self._clock.time_ms(), message_for_terminal(error))
 
     def _draw_again(self) -> None:
         if self._shown.is_live:

@@ -21,6 +21,8 @@ RATE_S = 10.0
 """A topic's rate is the mean of so long: steady enough to be read, and to sort by."""
 GROUP_RATE_S = 30.0
 """A group's rate is the mean of so long: most consumers commit every five seconds."""
+COMMITS_S = 6.0
+"""Of a group with members that committed nothing for less than this nothing is concluded from that."""
 KEEPS_UP_S = 1.0
 """A group that was at most so far from the end, by the rate of its topics, keeps up."""
 
@@ -94,7 +96,7 @@ class GroupRow(NamedTuple):
     """A group as it is shown. `history` has its lag, the oldest first.
 
     `catch_up_s`: how long until its lag is gone if all goes on as it does: 0.0 if it keeps up, infinite if the lag does not get
-    less, None if that is not known.
+    less, None if that is not known; nor is then `records_s`, before the first commit that is seen.
     """
 
     name: str
@@ -120,6 +122,17 @@ class Frame(NamedTuple):
     groups: Sequence[GroupRow]
     brokers: Sequence[BrokerRow]
     warnings: Sequence[str]
+
+    def failed(self, time_ms: int, why: str) -> Frame:
+        """This frame as the last that is known of a log which cannot be looked at now."""
+        return self._replace(
+            time_ms=time_ms,
+            writer="",
+            total=self.total._replace(records_s=None, bytes_s=None),
+            topics=[row._replace(records_s=None, bytes_s=None) for row in self.topics],
+            groups=[row._replace(records_s=None, catch_up_s=None) for row in self.groups],
+            warnings=(why,),
+        )
 
 
 class History:
@@ -203,11 +216,15 @@ class _Group:
         self.past.append((at_s, consumed, lag))
         recent = [each for each in self.past if at_s - each[0] <= GROUP_RATE_S]
         (first_s, before, _), rate = recent[0], None
-        if at_s > first_s:
+        catches_up_s = catch_up_s(recent)
+        may_commit = found.members > 0 and at_s - first_s < COMMITS_S
+        if at_s > first_s and (consumed > before or not may_commit):
             rate = (consumed - before) / (at_s - first_s)
+        if catches_up_s == inf and may_commit:
+            catches_up_s = None
         by_topic = sorted(lags.items(), key=lambda each: (-each[1], each[0]))
         self.row = GroupRow(
-            name, found.state, found.members, lag, by_topic, rate, catch_up_s(recent), [each[2] for each in self.past]
+            name, found.state, found.members, lag, by_topic, rate, catches_up_s, [each[2] for each in self.past]
         )
 
 

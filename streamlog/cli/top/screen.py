@@ -102,16 +102,15 @@ class _Section(NamedTuple):
 
     def render(self, height: int, screen: Screen) -> RenderableType:
         """The titles, and as many entries as fit into `height` lines."""
-        shown = self.total
-        if self.height > height:
-            shown, left = 0, height - 1
-            for entry in self.entries:
-                left -= len(entry)
-                if left < 0:
-                    break
-                shown += 1
-        shown = min(shown, len(self.entries))
-        rows = [row for entry in self.entries[:shown] for row in entry]
+        left = height if self.height <= height else height - 1
+        entries: list[Sequence[Sequence[str]]] = []
+        for entry in self.entries:
+            if left <= 0:
+                break
+            entries.append(entry[:left])  # of the last group perhaps not every topic
+            left -= len(entry)
+        shown = len(entries)
+        rows = [row for entry in entries for row in entry]
         grid = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
         for title in self.titles:
             is_left = title in self.left
@@ -123,7 +122,7 @@ class _Section(NamedTuple):
             grid.add_column(Text("trend", no_wrap=True), no_wrap=True)
             histories = [
                 spark(self.histories[at] if self.histories and not number else (), bars, screen.style)
-                for at, entry in enumerate(self.entries[:shown])
+                for at, entry in enumerate(entries)
                 for number in range(len(entry))
             ]
             cells = [[*row, Text(history, style="cyan")] for row, history in zip(cells, histories, strict=True)]
@@ -209,14 +208,15 @@ def _group_cells(row: GroupRow, screen: Screen) -> list[list[str]]:
 
 
 def _title(frame: Frame, screen: Screen, is_paused: bool) -> Text:
-    end = f"  {frame.writer}  {moment(frame.time_ms)[:19]}Z"
+    end = f"  {frame.writer}  {moment(frame.time_ms)[11:19]}Z"
     if is_paused:
         end += "  paused"
     start = "streamlog top  "
     left = screen.width - len(start) - cell_len(end)
     path = name_of(screen.path)
-    if cell_len(path) > left > 3:  # its end says more than its beginning
-        path = screen.style.ellipsis + set_cell_size(path[::-1], left - len(screen.style.ellipsis)).rstrip()[::-1]
+    if cell_len(path) > left:  # its end says more than its beginning
+        kept = set_cell_size(path[::-1], max(0, left - len(screen.style.ellipsis))).rstrip()[::-1]
+        path = screen.style.ellipsis + kept if kept else ""
     return Text.assemble((start, "bold"), path, (end, "dim"), no_wrap=True, overflow="crop")
 
 
@@ -231,7 +231,7 @@ def _totals(frame: Frame, screen: Screen) -> Text:
         size(total.size_bytes),
     ]
     if total.records_s is not None:
-        parts.append(f"in {rate(total.records_s)} records/s, {size(round(total.bytes_s or 0))}/s")
+        parts.append(f"in {rate(total.records_s)}/s, {size(round(total.bytes_s or 0))}/s")
     text = ", ".join(parts)
     bars = min(screen.width - cell_len(text) - 2, _MOST_BARS)
     line = _line(text, screen)

@@ -173,9 +173,7 @@ def _writer(paths: Iterable[Path]) -> tuple[str, list[str]]:
         ), []
     if is_clean:
         return "no process writes", []
-    return "no process writes", [
-        "The last process that wrote ended without closing the log. The next one repairs that."
-    ]
+    return "no process writes", ["The last process that wrote to the log ended without closing it."]
 
 
 def _brokers(numbers: Mapping[str, Any]) -> list[BrokerRow]:

@@ -222,6 +222,19 @@ def test_a_group_s_rate_is_what_it_commits_and_a_reset_back_is_none() -> None:
     assert list(row.history) == [900, 820, 1000, 980]
 
 
+def test_before_the_first_commit_is_seen_a_group_with_members_is_not_said_to_stand_still() -> None:
+    sampler = Sampler()
+    topics = {"t": TopicSample(1, ends(1000))}
+    seen = []
+    for second in range(8):
+        groups = {"g": group({0: 100}), "idle": group({0: 100}, members=0)}
+        frame = sampler.add(sample(second, topics, groups))
+        seen.append([(row.records_s, row.catch_up_s) for row in (group_row(frame), group_row(frame, "idle"))])
+    assert seen[0] == [(None, None), (None, None)]
+    assert seen[1] == seen[5] == [(None, None), (0.0, inf)]
+    assert seen[6] == seen[7] == [(0.0, inf), (0.0, inf)]
+
+
 def test_a_group_s_rate_forgets_what_was_long_ago() -> None:
     sampler = Sampler()
     topics = {"t": TopicSample(1, ends(1000))}
