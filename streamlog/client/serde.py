@@ -124,7 +124,15 @@ class JsonSerde(_Named):
     _decode = _json.JSONDecoder().decode
 
     def serialize(self, value: Any, /) -> bytes:
-        return self._encode(value).encode("utf-8")
+        try:
+            return self._encode(value).encode("utf-8")
+        except ValueError as error:
+            if "Out of range" not in str(error):  # of a list that holds itself, say
+                raise
+            raise ValueError(
+                "JSON has no NaN and no infinity; give None instead, in pandas by "
+                "frame.astype(object).where(frame.notna(), None).to_dict('records')"
+            ) from None
 
     def deserialize(self, data: bytes, /) -> Any:
         return self._decode(str(data, "utf-8"))

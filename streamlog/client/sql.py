@@ -159,6 +159,11 @@ class SqlResult:
             keys = columns["key"] if "value" in names and "key" in names else None
             topic.send_many(values, keys, timestamps_ms=times).result()
 
+    def _repr_html_(self) -> str:
+        """For notebooks: a table of the first rows, with the type of each column. It raises nothing."""
+        html: str = extras.notebook().of_sql_result(self)
+        return html
+
     def __repr__(self) -> str:
         """The names of the columns, and the first rows."""
         rows = [repr(row) for row, _ in zip(self, range(_SHOWN), strict=False)]

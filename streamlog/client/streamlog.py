@@ -225,10 +225,12 @@ class StreamLog(Closing):
         has data of Arrow. `into`: the rows are also sent to that topic, one record each: as it says in `SqlResult.send`.
 
         The query sees the records that there are when it begins. Only the columns that it uses are decoded, and of records only
-        those that the conditions on partition, "offset" and timestamp leave. It has no access to files, to the network, or to
-        variables of the program; it may take 2 GiB of memory. The result is in memory.
+        those that the conditions on partition, "offset" and timestamp leave. Times without a zone are of UTC. It has no
+        access to files, to the network, or to variables of the program; it may take 2 GiB of memory. The result is in memory;
+        sums of integers are int64 in it if they fit, else decimals, since Arrow has no larger integers.
 
-        Raises ConfigError for anything but one SELECT, duckdb.Error for what DuckDB does not accept, and what `topic.read` raises.
+        Raises ConfigError for anything but one SELECT, duckdb.Error for what DuckDB does not accept, with a note of what to do where that
+        is known, and what `topic.read` raises; UnknownTopicOrPartitionError for the topic of `into` before the query runs.
 
         >>> import streamlog, json
         >>> with streamlog.open() as log:
@@ -237,6 +239,7 @@ class StreamLog(Closing):
         ...     log.sql("SELECT sum(price) FROM orders").fetchall()
         [(29.5,)]
         """
+        # Looked up first: a query that takes minutes is not lost to a name that is misspelt.
         topic = self.topic(into) if into is not None and not isinstance(into, Topic) else into
         result = self._queries.run(self, query, tables)
         if topic is not None:

@@ -20,7 +20,7 @@ INFERRED_FROM = 1_000
 """From how many records at the start of an export `schema="infer"` finds the fields."""
 
 # What pyarrow and Python raise for a value of another type.
-_MISFITS = (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, TypeError, ValueError, OverflowError)
+MISFITS = (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, TypeError, ValueError, OverflowError)
 
 
 class ValueFields:
@@ -64,7 +64,7 @@ class ValueFields:
             column = [None if value is None else value.get(field.name) for value in values]
             try:
                 arrays.append(_array(column, field.type))
-            except _MISFITS:
+            except MISFITS:
                 unfit |= {at: why for at, why in _misfits(column, field) if at not in unfit}
         if unfit:
             for at in sorted(unfit):
@@ -143,8 +143,8 @@ def infer(values: Iterable[Any]) -> pa.Schema | None:
 def _type_of(column: list[Any]) -> pa.DataType:
     """The type that all have; if there is none, the one of those that are like the first."""
     try:
-        return _without_null(pa.array(column).type)
-    except _MISFITS:
+        return without_null(pa.array(column).type)
+    except MISFITS:
         kinds = [(bool,), (int, float), (str,), (Mapping,), (list, tuple)]
         first = next(entry for entry in column if entry is not None)
         kind = next((kind for kind in kinds if isinstance(first, kind)), (type(first),))
@@ -152,28 +152,28 @@ def _type_of(column: list[Any]) -> pa.DataType:
             entry for entry in column if isinstance(entry, kind) and (kind == (bool,) or not isinstance(entry, bool))
         ]
     try:
-        return _without_null(pa.array(alike).type)
-    except _MISFITS:
+        return without_null(pa.array(alike).type)
+    except MISFITS:
         pass
     try:
-        return _without_null(pa.array([first]).type)
-    except _MISFITS:
+        return without_null(pa.array([first]).type)
+    except MISFITS:
         return pa.string()
 
 
-def _without_null(found: pa.DataType) -> pa.DataType:
+def without_null(found: pa.DataType) -> pa.DataType:
     """With text where nothing is known of the type: it was null, or in an empty list, wherever it was."""
     if pa.types.is_null(found):
         return pa.string()
     if pa.types.is_struct(found):
-        return pa.struct([field.with_type(_without_null(field.type)) for field in found])
+        return pa.struct([field.with_type(without_null(field.type)) for field in found])
     if pa.types.is_list(found):
-        return pa.list_(_without_null(found.value_type))
+        return pa.list_(without_null(found.value_type))
     return found
 
 
 def _array(column: list[Any], type_: pa.DataType) -> pa.Array:
-    """The entries as `type_`. Raises one of `_MISFITS` if one has another type, also where pyarrow would make it fit."""
+    """The entries as `type_`. Raises one of `MISFITS` if one has another type, also where pyarrow would make it fit."""
     if pa.types.is_temporal(type_) and any(isinstance(entry, str) for entry in column):
         return pa.array(column, pa.string()).cast(type_)
     if _has_integer(type_):
@@ -205,5 +205,5 @@ def _misfits(column: list[Any], field: pa.Field) -> Iterator[tuple[int, str]]:
     for at, entry in enumerate(column):
         try:
             _array([entry], field.type)
-        except _MISFITS as error:
+        except MISFITS as error:
             yield at, f"its field {field.name!r} is {typed(entry)}, and not {field.type} ({message_of(error)})"

@@ -10,7 +10,7 @@ extension; its settings are locked; a call is one SELECT.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -25,6 +25,7 @@ from ..errors import ConfigError, UnknownTopicOrPartitionError, did_you_mean
 from ..runtime.api import Completion
 from ..runtime.disk import unused_temporary_path
 from ..runtime.threads import new_thread, start_thread, wait_for
+from .columns import NAMES
 from .export import Layout, batches
 from .prune import prune
 
@@ -33,6 +34,10 @@ INTERRUPTED_S = 10.0
 """How long a query that was interrupted may take to end."""
 MEMORY_LIMIT = "2GiB"
 TEMPORARY_LIMIT = "8GiB"
+_NEAR = re.compile(r'near "(\w+)"')
+_WORD = re.compile(r"[A-Za-z_]\w*")
+_OFFSET = re.compile(r'(?<![\w."])offset(?![\w"])(?!\s+[\d?$(])', re.IGNORECASE)  # not that of LIMIT 5 OFFSET 10
+_NO_FIELD = re.compile(r"not found in FROM clause|Cannot extract field|does not have a column named")
 _UNKNOWN_TABLE = re.compile(r"Table with name (.+) does not exist")
 
 
@@ -53,6 +58,8 @@ class Database:
                 "max_temp_directory_size": TEMPORARY_LIMIT,
             },
         )
+        # As everywhere, a time without a zone is one of UTC: the default is the zone of the machine.
+        self._connection.execute("SET GLOBAL TimeZone = 'UTC'")
         self._connection.execute("SET lock_configuration = true")
 
     def close(self) -> None:
@@ -74,7 +81,8 @@ class Database:
                     connection.register(name, source)
                 # The database is shared: what EXPLAIN ANALYZE or a WITH would make or change in it is refused.
                 connection.execute("BEGIN TRANSACTION READ ONLY")
-                return pa.table(connection.sql(text))
+                rows = connection.sql(text)
+                return with_integers(pa.table(rows), [str(kind) for kind in rows.types])
 
             return _beside(run, connection.interrupt)
         except duckdb.CatalogException as error:
@@ -84,13 +92,17 @@ class Database:
             name = unknown[1]
             raise UnknownTopicOrPartitionError(
                 f"There is no topic or table {name!r}{did_you_mean(name, [*topics, *sources])}. log.sql reads topics of this log, and "
-                f"what tables={{…}} names.",
+                f"tables that it is given by name, such as tables={{{name!r}: data_frame}}."
+                + "".join(f" {hint}" for hint in hints(error, text, topics, sources)),
                 topic=name,
             ) from error
         except BaseException as error:
             for table in tables:
                 if table.error is not None and table.error is not error:
                     raise table.error from None
+            if isinstance(error, duckdb.Error):
+                for hint in hints(error, text, topics, sources):
+                    error.add_note(hint)
             raise
         finally:
             connection.close()
@@ -137,6 +149,45 @@ def require_one_select(connection: Any, text: str) -> None:
         )
 
 
+def hints(error: Exception, text: str, topics: Iterable[str], sources: Mapping[str, Any]) -> list[str]:
+    """What to do about an error of DuckDB, where that is known: it knows nothing of topics and their handles."""
+    if isinstance(error, duckdb.PermissionException):
+        return [
+            "log.sql reads topics, and no files. Give what is in the file as a table: "
+            "tables={'name': pandas.read_csv(path)}."
+        ]
+    if isinstance(error, duckdb.BinderException) and _NO_FIELD.search(str(error)):
+        return [
+            f"The values of {name} are bytes here. Of JSON, log.topic({name!r}, value_serde=streamlog.serde.json, schema='infer') makes "
+            f"columns; after it, run the query again."
+            for name, source in sources.items()
+            if isinstance(source, TopicTable) and source.has_no_fields()
+        ]
+    found: list[str] = []
+    near = _NEAR.search(str(error))
+    if isinstance(error, duckdb.ParserException) and _OFFSET.search(text):
+        found.append('The column offset is written in quotes, since SQL has a word of that name: "offset".')
+    for name in topics:
+        is_word = near is not None and near[1].lower() == name.lower()
+        if is_word or (
+            not _WORD.fullmatch(name) and re.search(rf'(?<![\w."-]){re.escape(name)}(?![\w."-])', text, re.I)
+        ):
+            found.append(f'The name of the topic {name} is written in quotes: "{name}".')
+    return found
+
+
+def with_integers(rows: pa.Table, kinds: Sequence[str]) -> pa.Table:
+    """The rows, with the integers of 128 bits that DuckDB's sums are as int64, if they fit: Arrow has them as decimals only."""
+    for at, kind in enumerate(kinds):
+        if kind == "HUGEINT":
+            try:
+                column = rows.column(at).cast(pa.int64())
+            except pa.ArrowInvalid:  # one does not fit
+                continue
+            rows = rows.set_column(at, rows.field(at).with_type(pa.int64()), column)
+    return rows
+
+
 def sources_of(text: str, topics: Mapping[str, Any], tables: Mapping[str, Any] | None) -> dict[str, Any]:
     """What a query may read: those of the topics whose names it has, and the tables. Names differ in more than case.
 
@@ -177,9 +228,10 @@ def sources_of(text: str, topics: Mapping[str, Any], tables: Mapping[str, Any] |
 
 
 def _checked(name: str, table: Any) -> Any:
-    if isinstance(table, (str, bytes, int, float)) or table is None:
+    if isinstance(table, (str, bytes, int, float, Mapping, list, tuple)) or table is None:
         raise ConfigError(
-            f"tables[{name!r}] is {typed(table)}; give a topic, a data frame, or what else has data of Arrow.",
+            f"tables[{name!r}] is {typed(table)}; give a topic, a data frame, or what else has data of Arrow, such as "
+            f"pandas.DataFrame(…) or topic.head().to_arrow().",
             name="tables",
         )
     if hasattr(table, "__arrow_c_stream__") and not isinstance(table, (pa.Table, pa.RecordBatch)):
@@ -219,6 +271,10 @@ class TopicTable(pyarrow.dataset.Dataset):  # type: ignore[misc]  # pyarrow has 
             if not isinstance(error, GeneratorExit):
                 self.error = error
             raise
+
+    def has_no_fields(self) -> bool:
+        """Whether it was read, and has the columns of every topic only."""
+        return self._layout is not None and self._layout.schema.names == list(NAMES)
 
     def scanner(self, columns: Sequence[str] | None = None, filter: Any = None, **_: Any) -> _Scanner:
         return _Scanner(self, columns, filter)

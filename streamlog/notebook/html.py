@@ -1,10 +1,10 @@
-"""What a notebook shows of a log, a topic, a group, a batch, a read, and of some records: a line and a table, as HTML.
+"""What a notebook shows of a log, a topic, a group, a batch, a read, some records and the rows of a query: a line and a table, as HTML.
 
 A notebook shows the value of each cell, so this is cheap, and never raises: what cannot be read is a line of text. It never
 waits for long either: it asks the service of the log, whose calls do not wait for a leader as those of the handles do.
 
 Keys, values, names and errors are text of others. All of it is escaped, and cut: `CELL` characters of a cell, `RECORDS`
-records, `ROWS` rows of any other table. What is not printable is shown as Python escapes it, so no control character,
+records or rows of a query, `COLUMNS` columns, `ROWS` rows of any other table. What is not printable is shown as Python escapes it, so no control character,
 surrogate or mark of a direction of writing gets into the page. There are no colours and no fonts: the page's own count.
 """
 
@@ -13,6 +13,8 @@ from __future__ import annotations
 import codecs
 import reprlib
 from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
+from decimal import Decimal
 from functools import wraps
 from html import escape
 from itertools import islice
@@ -27,6 +29,7 @@ from ..types import PartitionInfo, Record, TopicPartition
 if TYPE_CHECKING:
     from ..client.group import ConsumerGroup
     from ..client.record_tuple import RecordTuple
+    from ..client.sql import SqlResult
     from ..client.streamlog import StreamLog
     from ..client.topic import Records
 
@@ -36,6 +39,8 @@ RECORDS = 10
 """How many records a table has."""
 ROWS = 20
 """How many rows every other table has: topics, partitions, members."""
+COLUMNS = 30
+"""How many columns of the rows of a query are shown."""
 CELL = 200
 """How many characters of a value are shown."""
 _LINE = 500  # of a line of text, such as an error
@@ -259,6 +264,41 @@ def of_batch(batch: Any) -> str:
         return head + _table_of_records(batch._first(RECORDS)) + more(len(batch) - RECORDS, "record")
     except Exception as error:
         return head + error_line(error)
+
+
+# -- rows of a query -------------------------------------------------------------------------------------
+
+
+@never_raises
+def of_sql_result(result: SqlResult) -> str:
+    """The rows of a query: the first of them, with the type of each column."""
+    data = result.to_arrow()
+    shown = data.select(list(range(min(COLUMNS, data.num_columns)))).slice(0, RECORDS)
+    head = line(
+        strong(counted(data.num_rows, "row")),
+        plain(f" of {counted(data.num_columns, 'column')}, the result of a query"),
+    )
+    kinds = [printable(str(field.type), 80) for field in shown.schema]
+    columns = [_entries(column) for column in shown.columns]
+    return (
+        head
+        + table(shown.column_names, zip(*columns, strict=True), kinds)
+        + more(data.num_columns - COLUMNS, "column")
+        + more(data.num_rows - RECORDS, "row")
+    )
+
+
+def _entries(column: Any) -> list[object]:
+    found: list[object] = []
+    for entry in column:
+        try:
+            value = entry.as_py()
+        except (ValueError, OverflowError):  # a time that Python's calendar does not have, such as infinity
+            value = f"a {type(entry).__name__} out of range"
+        if hasattr(value, "isoformat") or isinstance(value, (Decimal, timedelta)):
+            value = str(value)
+        found.append(value)
+    return found
 
 
 # -- handles ---------------------------------------------------------------------------------------------

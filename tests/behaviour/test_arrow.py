@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -410,3 +410,59 @@ def test_the_head_of_a_lazy_frame_has_so_many_rows(log: streamlog.StreamLog, n: 
     for partition in range(2):
         topic.send_many([b"x"] * 75_000, partition=partition)
     assert topic.scan().head(n).collect().height == min(n, 150_000)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected", "kind"),
+    [
+        ([b"9.50", None], [b"9.50", None], pa.large_binary()),
+        (["9.50", None], ["9.50", None], pa.large_string()),
+        ([None, None], [None, None], pa.large_binary()),
+        ([1, 2.5], [1.0, 2.5], pa.float64()),
+        ([{"a": 1}, {"b": None}], [{"a": 1, "b": None}, {"a": None, "b": None}], None),
+        ([{"a": 1}, {"a": "x"}], ["{'a': 1}", "{'a': 'x'}"], pa.large_string()),
+        ([1, "x", None], ["1", "'x'", None], pa.large_string()),
+        ([10**30], [repr(10**30)], pa.large_string()),
+        ([{1, 2}], ["{1, 2}"], None),
+    ],
+    ids=str,
+)
+def test_some_records_are_a_table_of_what_they_hold(
+    log: streamlog.StreamLog, values: list[object], expected: list[object], kind: pa.DataType | None
+) -> None:
+    topic = log.create_topic("t")
+    topic.send_many([b"x"] * len(values), timestamps_ms=range(len(values)))
+    kept = iter(values)
+    records = log.topic("t", value_serde=FromList(kept)).head()
+    found = records.to_arrow()
+    assert found.column_names == list(topic.to_arrow().column_names)
+    for name in ("partition", "offset", "timestamp", "key", "headers"):
+        assert found.column(name).to_pylist() == topic.to_arrow().column(name).to_pylist()
+        assert found.schema.field(name).type == topic.to_arrow().schema.field(name).type
+    if isinstance(values[0], set):
+        return
+    assert found.column("value").to_pylist() == expected
+    assert kind is None or found.schema.field("value").type == kind
+
+
+class FromList:
+    """A serde that reads these values, one after another, whatever the bytes are."""
+
+    def __init__(self, values: Iterator[object]) -> None:
+        self._values = values
+
+    def serialize(self, value: object, /) -> bytes:
+        raise NotImplementedError
+
+    def deserialize(self, data: bytes, /) -> object:
+        return next(self._values)
+
+
+def test_some_records_are_data_frames(log: streamlog.StreamLog) -> None:
+    topic = log.create_topic("t")
+    topic.send("9.50", key="alice", headers={"h": b"x", "n": None}, timestamp_ms=5)
+    assert topic.head(0).to_arrow().schema == topic.to_arrow().schema
+    for found in (topic.head().to_pandas(), topic.head().to_polars()):
+        assert found["value"][0] == b"9.50"
+    assert topic.head().to_arrow().column("headers").to_pylist() == topic.to_arrow().column("headers").to_pylist()
+    assert topic.head().to_polars().equals(topic.to_polars())

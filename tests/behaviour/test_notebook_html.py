@@ -163,6 +163,41 @@ def test_some_records_show_a_table_with_types(log: StreamLog, orders: Topic) -> 
     assert "valuefloat" in page.text
 
 
+def test_rows_of_a_query_show_a_table_with_types(log: StreamLog, orders: Topic) -> None:
+    pytest.importorskip("duckdb")
+    query = 'SELECT "offset" + partition * 100 AS n, timestamp, key, value, 1.50 AS d, NULL AS nothing FROM orders ORDER BY timestamp'
+    page = shown(log.sql(query))
+    assert "30 rows of 6 columns" in page.text
+    assert page.cells[:6] == ["0", "1970-01-01 00:00:00+00:00", "customer 0", "0.50", "1.50", "None"]
+    assert page.rows == 11
+    assert "and 20 more rows" in page.text
+    for name, kind in (
+        ("n", "int64"),
+        ("timestamp", "timestamp[us, tz=UTC]"),
+        ("value", "binary"),
+        ("d", "decimal128(3, 2)"),
+    ):
+        assert f"{name}{kind}" in page.text
+    assert "0 rows" in shown(log.sql("SELECT * FROM orders WHERE partition > 9")).text
+
+
+def test_rows_of_a_query_are_shown_in_part_and_as_text(log: StreamLog) -> None:
+    pa = pytest.importorskip("pyarrow")
+    pytest.importorskip("duckdb")
+    wide = pa.table({f"{HOSTILE[0]}{n}": HOSTILE for n in range(40)})
+    page = shown(log.sql("FROM t", tables={"t": wide}), most=400_000)
+    assert len(page.cells) == 10 * 30
+    assert page.cells[0] == HOSTILE[0]
+    assert "and 10 more columns" in page.text
+    assert "<script>alert(1)</script>0" in page.text
+    query = (
+        "SELECT 'infinity'::TIMESTAMP AS a, [1, 2] AS b, {'x': 1} AS c, INTERVAL 3 DAYS AS d, DATE '2013-01-01' AS e"
+    )
+    page = shown(log.sql(query))
+    assert page.cells[1:3] == ["[1, 2]", "{'x': 1}"]
+    assert page.cells[4] == "2013-01-01"
+
+
 def test_nothing_is_shown_as_such(log: StreamLog) -> None:
     topic = log.create_topic("t")
     topic.send(None, key="tombstone", timestamp_ms=0)

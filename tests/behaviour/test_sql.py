@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 from datetime import UTC, datetime
 from pathlib import Path
@@ -64,6 +65,80 @@ def test_a_name_that_is_unknown_is_said(log: streamlog.StreamLog) -> None:
         log.sql("SELECT * FROM ordesr")
 
 
+@pytest.mark.parametrize(
+    ("query", "hint"),
+    [
+        ("SELECT offset FROM orders", r'in quotes.*"offset"'),
+        ("SELECT key FROM orders WHERE offset > 2", r'in quotes.*"offset"'),
+        ("SELECT * FROM my-orders", r'in quotes: "my-orders"'),
+        ("SELECT * FROM group", r'in quotes: "group"'),
+        ("SELECT price FROM orders", "log.topic.'orders', value_serde=streamlog.serde.json, schema='infer'"),
+        ("SELECT value.price FROM orders", "schema='infer'"),
+        ("SELECT * FROM read_csv('x.csv')", "tables={'name': pandas.read_csv"),
+    ],
+)
+def test_an_error_of_duckdb_has_a_note_of_what_to_do(log: streamlog.StreamLog, query: str, hint: str) -> None:
+    for name in ("orders", "my-orders", "group"):
+        log.create_topic(name).send('{"price": 1}')
+    with pytest.raises(duckdb.Error) as raised:
+        log.sql(query)
+    assert re.search(hint, "\n".join(raised.value.__notes__))
+
+
+@pytest.mark.parametrize(
+    "query", ["SELECT 1 FROM orders LIMITS 5 OFFSET 10", 'SELECT "offset", FROM FROM orders', "SELEC 1"]
+)
+def test_an_error_that_has_nothing_to_do_with_names_has_no_note(log: streamlog.StreamLog, query: str) -> None:
+    log.create_topic("orders")
+    log.create_topic("my-orders")
+    with pytest.raises(duckdb.ParserException) as raised:
+        log.sql(query)
+    assert not hasattr(raised.value, "__notes__")
+
+
+def test_a_column_that_is_misspelt_is_duckdbs_matter_where_the_topic_has_a_schema(log: streamlog.StreamLog) -> None:
+    log.create_topic("orders").send('{"price": 1}')
+    log.topic("orders", value_serde=serde.json, schema="infer")
+    with pytest.raises(duckdb.BinderException, match='"price"') as raised:
+        log.sql("SELECT prise FROM orders")
+    assert not hasattr(raised.value, "__notes__")
+
+
+def test_a_name_with_a_dot_that_is_not_quoted_is_said(log: streamlog.StreamLog) -> None:
+    log.create_topic("my.orders")
+    with pytest.raises(UnknownTopicOrPartitionError, match=r'in quotes: "my.orders"'):
+        log.sql("SELECT * FROM my.orders")
+
+
+def test_a_sum_of_integers_is_an_integer(log: streamlog.StreamLog) -> None:
+    numbers = pa.table({"n": [1, 2], "large": [2**62, 2**62 - 1], "huge": [2**62, 2**62]})
+    result = log.sql("SELECT sum(n) AS n, sum(large) AS large FROM t", tables={"t": numbers})
+    assert result.to_arrow().schema == pa.schema({"n": pa.int64(), "large": pa.int64()})
+    assert result.fetchall() == [(3, 2**63 - 1)]
+    assert log.sql("SELECT sum(n) FROM t WHERE n > 5", tables={"t": numbers}).fetchall() == [(None,)]
+    assert log.sql("SELECT sum(huge) AS s FROM t", tables={"t": numbers}).fetchall() == [(2**63,)], "more than 64 bits"
+
+
+@pytest.mark.parametrize("zone", ["America/New_York", "Asia/Tokyo"])
+def test_times_are_those_of_utc_wherever_the_machine_is(child: Any, zone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", zone)
+    process = child("""
+        import streamlog
+        with streamlog.open() as log:
+            log.create_topic("t").send("x", timestamp_ms=86_400_000)
+            query = "SELECT timestamp, day(timestamp) FROM t WHERE timestamp = '1970-01-02'"
+            [(time, day)] = log.sql(query).fetchall()
+            print(time.isoformat(), day)
+        """)
+    output, errors = process.communicate(timeout=60)
+    assert output.strip() == "1970-01-02T00:00:00+00:00 2", errors
+
+
+def test_a_topic_for_the_rows_is_looked_up_before_the_query(log: streamlog.StreamLog) -> None:
+    with pytest.raises(UnknownTopicOrPartitionError, match="'nowhere'"):
+        log.sql("SELECT error('ran')", into="nowhere")
+
+
 def test_tables_are_joined(log: streamlog.StreamLog) -> None:
     log.create_topic("orders").send_many([b"1", b"2", b"3"], ["a", "b", "a"])
     names = [{"id": "a", "name": "Alice"}, {"id": "b", "name": "Bob"}]
@@ -77,7 +152,7 @@ def test_tables_are_joined(log: streamlog.StreamLog) -> None:
         assert joined.fetchall() == [(2,)]
 
 
-@pytest.mark.parametrize("table", [5, "orders", None, b"x"])
+@pytest.mark.parametrize("table", [5, "orders", None, b"x", {"a": [1]}, [{"a": 1}], (1,)])
 def test_what_is_no_table_is_refused(log: streamlog.StreamLog, table: Any) -> None:
     with pytest.raises(ConfigError, match="tables"):
         log.sql("SELECT 1", tables={"t": table})
