@@ -89,6 +89,7 @@ def test_a_compaction_and_another_owner_have_it_replayed_from_the_beginning(
     assert len(starts) >= 3 and set(starts) == {0}
 
 
+@pytest.mark.filterwarnings("ignore:This consumer gets no records")  # there may be more members than partitions
 @pytest.mark.parametrize("seed", range(6))
 def test_after_every_change_it_is_what_the_whole_log_says(
     owner: StreamLog, reader: StreamLog, clock: ManualClock, seed: int
