@@ -72,6 +72,10 @@ class Index:
         """About how many bytes of memory it takes."""
         return 32 * len(self.positions) + 400
 
+    def whole(self) -> Index:
+        """The index with an entry for each interval: of a segment that another process writes, this one may have none yet."""
+        return self
+
     def add(self, base_offset: int, position: int, max_timestamp: int) -> None:
         """Add the batch at `position`, which follows all batches added before."""
         if self.positions and position - self.positions[-1] < INTERVAL:

@@ -393,12 +393,14 @@ class Segment:
         Cost: the first time a walk over the headers, which is remembered with the index; then a look at each interval that is
         later. Raises CorruptRecordError if a header does not verify.
         """
-        index = self.index
+        index = self.index.whole()
         positions, offsets = index.positions, index.offsets
         count = bisect_left(positions, end, 0, min(len(offsets), len(positions)))
         if not count:
             return None
-        whole = count if self.sealed else count - 1  # the last interval of an active segment grows
+        # The last interval of an active segment grows. One that was sealed since the caller looked has more in it than the
+        # caller sees.
+        whole = count if self.sealed and end >= self.size else count - 1
         made_for, known = index.least_times
         if made_for is not positions:
             known = array("q")

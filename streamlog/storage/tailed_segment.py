@@ -78,12 +78,12 @@ class TailedIndex(Index):
         next_position = positions[at + 1] if at + 1 < len(positions) else None
         if (self._the_segment().size if next_position is None else next_position) - positions[at] <= _NEARBY:
             return positions[at], next_position
-        return self._all().interval_of(offset)
+        return self.whole().interval_of(offset)
 
     def position_for_time(self, timestamp: int) -> int | None:
-        return self._all().position_for_time(timestamp)
+        return self.whole().position_for_time(timestamp)
 
-    def _all(self) -> Index:
+    def whole(self) -> Index:
         """The index of everything up to the segment's size."""
         known, position = self._walked
         segment = self._the_segment()
@@ -94,6 +94,9 @@ class TailedIndex(Index):
             index = Index()
             index.offsets, index.positions = known.offsets[:], known.positions[:]
             index.timestamps = known.timestamps[:]
+            made_for, least = known.least_times
+            if made_for is known.positions:
+                index.least_times = index.positions, least
             for at, found in segment.scan(position, size):
                 if isinstance(found, BatchHeader):
                     index.add(found.base_offset, at, found.max_timestamp)

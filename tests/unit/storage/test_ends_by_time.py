@@ -75,6 +75,16 @@ def test_a_log_that_was_truncated_and_written_again_has_the_new_times(box: MakeB
     assert end_for_time(b, NOW) == 1_000
 
 
+def test_a_look_at_a_segment_that_was_sealed_since_remembers_nothing_of_its_last_interval(box: MakeBox) -> None:
+    b = box()
+    b.append(b"x", timestamps=NOW + 100)
+    before = b.log.tail
+    b.append(b"early", timestamps=NOW)
+    b.log.roll(b.now)
+    assert before.segments[0].end_for_time(NOW, before.end_position) is None
+    assert end_for_time(b, NOW) == 2
+
+
 def test_a_log_that_is_opened_again_gives_the_same(box: MakeBox) -> None:
     times = [NOW + n for n in range(1_000)]
     b = filled(box, times, segment_bytes=1 << 16)

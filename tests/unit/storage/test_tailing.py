@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from streamlog.errors import CorruptRecordError, OffsetOutOfRangeError, RequestTimedOutError, StorageError
 from streamlog.runtime.disk import OsDisk
+from streamlog.storage.index import INTERVAL
 from streamlog.storage.published import Slot
 from streamlog.storage.tail import LogSnapshot
 from streamlog.storage.tailing import TailedLog
@@ -705,3 +707,19 @@ def test_an_offset_outside_the_log_is_refused_with_its_bounds(box: MakeBox) -> N
     error = along.log.out_of_range(5, 1)
     assert (error.log_start_offset, error.log_end_offset) == (0, 1)
     assert "Offset 5 is outside the log" in str(error)
+
+
+@pytest.mark.parametrize("segment_bytes", [1 << 14, 1 << 30])
+def test_the_end_of_times_in_a_log_that_grows_loses_none(box: MakeBox, rng: random.Random, segment_bytes: int) -> None:
+    b = box(segment_bytes=segment_bytes)
+    along = Along(b)
+    times: list[int] = []
+    for _ in range(60):
+        late = [NOW + rng.randrange(1_000) for _ in range(10)]
+        b.append(*[bytes(INTERVAL // 50)] * 10, timestamps=late)
+        times += late
+        along.follow()
+        for after in (0, 10, 500, 990):
+            end = along.log.end_for_time(NOW + after, len(times))
+            assert all(time > NOW + after for time in times[end:])
+    assert along.log.end_for_time(NOW - 1, len(times)) == 0
