@@ -70,11 +70,11 @@ class Database:
         """Run a SELECT over topics and tables: see `sources_of`. Raises ConfigError if it is anything else, what DuckDB raises, and what reading a topic does."""
         if not isinstance(text, str):
             raise ConfigError(f"log.sql takes one SELECT as text, not {typed(text)}.", name="query")
-        sources = sources_of(text, topics, given)
         connection = self._connection.cursor()
-        tables = [source for source in sources.values() if isinstance(source, TopicTable)]
+        sources: dict[str, Any] = {}
         try:
             require_one_select(connection, text)
+            sources = sources_of(reads(connection, text), topics, given)
 
             def run() -> pa.Table:
                 for name, source in sources.items():
@@ -97,8 +97,8 @@ class Database:
                 topic=name,
             ) from error
         except BaseException as error:
-            for table in tables:
-                if table.error is not None and table.error is not error:
+            for table in sources.values():
+                if isinstance(table, TopicTable) and table.error is not None and table.error is not error:
                     raise table.error from None
             if isinstance(error, duckdb.Error):
                 for hint in hints(error, text, topics, sources):
@@ -188,10 +188,22 @@ def with_integers(rows: pa.Table, kinds: Sequence[str]) -> pa.Table:
     return rows
 
 
-def sources_of(text: str, topics: Mapping[str, Any], tables: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What a query may read: those of the topics whose names it has, and the tables. Names differ in more than case.
+def reads(connection: Any, text: str) -> Callable[[str], bool]:
+    """Whether a SELECT may read the table with a name in small letters."""
+    try:
+        return {each.lower() for each in connection.get_table_names(text)}.__contains__
+    except duckdb.BinderException:  # JOIN … USING needs to know the columns: all names that the text has anywhere
+        lower = text.lower()
+        return lambda name: name in lower and re.search(rf"(?<!\w){re.escape(name)}(?!\w)", lower) is not None
 
-    `topics`: by name, what gives the handle on the topic. Raises ConfigError.
+
+def sources_of(
+    is_read: Callable[[str], bool], topics: Mapping[str, Any], tables: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """The topics that a query reads, and the given tables. Names differ in more than case.
+
+    No other topic is looked at: it may have a partition without a leader. `topics`: by name, what gives the handle on the topic.
+    Raises ConfigError.
     """
     given = {} if tables is None else tables
     if not isinstance(given, Mapping):
@@ -207,14 +219,10 @@ def sources_of(text: str, topics: Mapping[str, Any], tables: Mapping[str, Any] |
             )
         names[name.lower()] = name
         found[name] = TopicTable(table._bounded) if isinstance(table, Topic) else _checked(name, table)
-    lower = text.lower()
+    of_tables = frozenset(names)
     for name, topic in topics.items():
         key = name.lower()
-        if (
-            key not in lower
-            or not re.search(rf"(?<!\w){re.escape(key)}(?!\w)", lower)
-            or key in {each.lower() for each in given}
-        ):
+        if key in of_tables or not is_read(key):
             continue
         if key in names:
             raise ConfigError(

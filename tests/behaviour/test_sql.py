@@ -139,6 +139,28 @@ def test_a_topic_for_the_rows_is_looked_up_before_the_query(log: streamlog.Strea
         log.sql("SELECT error('ran')", into="nowhere")
 
 
+def test_only_topics_that_a_query_reads_are_looked_at(
+    log: streamlog.StreamLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from streamlog.frames import sql
+
+    looked: list[str] = []
+    opened = sql.TopicTable._opened
+
+    def noting(table: Any) -> Any:
+        found = opened(table)
+        looked.extend({each.name.topic for each in found[0].ranges})
+        return found
+
+    monkeypatch.setattr(sql.TopicTable, "_opened", noting)
+    for name in ("orders", "key", "value", "later", "Late.x"):
+        log.create_topic(name).send("x", "orders")
+    query = "WITH later AS (SELECT 1) SELECT count(value) /* Late.x */ FROM orders WHERE decode(key) = 'orders'"
+    assert log.sql(query).fetchall() == [(1,)]
+    assert set(looked) == {"orders"}
+    assert log.sql("FROM query('SELECT count(*) FROM \"late.X\"')").fetchall() == [(1,)]
+
+
 def test_tables_are_joined(log: streamlog.StreamLog) -> None:
     log.create_topic("orders").send_many([b"1", b"2", b"3"], ["a", "b", "a"])
     names = [{"id": "a", "name": "Alice"}, {"id": "b", "name": "Bob"}]
