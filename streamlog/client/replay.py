@@ -207,7 +207,7 @@ class Replay:
 
     def _note(self, besides: str) -> str:
         return (
-            f"The replay into {self._sink.name!r} has sent {self._records:,} records; {besides}. "
+            f"The replay into {self._sink.name!r} has sent {self._records:,} {'record' if self._records == 1 else 'records'}; {besides}. "
             f"To go on: start={self._next}"
         )
 

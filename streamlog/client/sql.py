@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import pyarrow
 
 _SHOWN = 10  # rows in the repr of a result
+_WIDTH = 500  # characters of a row in it
 _SENT = 10_000  # rows that are sent together
 
 
@@ -166,11 +167,14 @@ class SqlResult:
 
     def __repr__(self) -> str:
         """The names of the columns, and the first rows."""
-        rows = [repr(row) for row, _ in zip(self, range(_SHOWN), strict=False)]
+        first = SqlResult(self._table.slice(0, _SHOWN))
+        rows = [text if len(text) <= _WIDTH else f"{text[:_WIDTH]}…" for text in map(repr, first)]
         more = len(self) - len(rows)
         count = f"{len(self)} {'row' if len(self) == 1 else 'rows'}"
-        text = "\n".join([f"<streamlog.SqlResult: {count} of {', '.join(self.columns)}", *(f"  {row}" for row in rows)])
-        return f"{text}\n  … and {more} more>" if more > 0 else f"{text}>"
+        shown = "\n".join(
+            [f"<streamlog.SqlResult: {count} of {', '.join(self.columns)}", *(f"  {row}" for row in rows)]
+        )
+        return f"{shown}\n  … and {more} more>" if more > 0 else f"{shown}>"
 
 
 def _json_of(row: Mapping[str, Any]) -> str:

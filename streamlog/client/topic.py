@@ -482,12 +482,28 @@ class Topic(Generic[K, V]):
         return table
 
     def to_pandas(self, columns: Sequence[str] | None = None) -> pandas.DataFrame:
-        """`to_arrow`, as a data frame of pandas, which has to be installed."""
+        """`to_arrow`, as a data frame of pandas, which has to be installed.
+
+        >>> import streamlog
+        >>> with streamlog.open() as log:
+        ...     orders = log.create_topic("orders")
+        ...     _ = orders.send_many(["9.50", "20.00"], ["alice", "bob"])
+        ...     orders.to_pandas(["offset", "value"]).shape
+        (2, 2)
+        """
         frame: pandas.DataFrame = extras.frames().to_pandas(self._bounded(), columns)
         return frame
 
     def to_polars(self, columns: Sequence[str] | None = None) -> polars.DataFrame:
-        """`to_arrow`, as a data frame of polars, which has to be installed."""
+        """`to_arrow`, as a data frame of polars, which has to be installed.
+
+        >>> import streamlog
+        >>> with streamlog.open() as log:
+        ...     orders = log.create_topic("orders")
+        ...     _ = orders.send_many(["9.50", "20.00"], ["alice", "bob"])
+        ...     orders.to_polars(["offset", "value"]).shape
+        (2, 2)
+        """
         frame: polars.DataFrame = extras.frames().to_polars(self._bounded(), columns)
         return frame
 

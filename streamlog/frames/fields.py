@@ -22,6 +22,8 @@ INFERRED_FROM = 1_000
 # What pyarrow and Python raise for a value of another type.
 MISFITS = (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, TypeError, ValueError, OverflowError)
 
+_INTEGERS = {int, type(None)}
+
 
 class ValueFields:
     """How the values of a topic become typed columns: the fields, and what is done with values that do not fit. Thread-safe.
@@ -176,6 +178,8 @@ def _array(column: list[Any], type_: pa.DataType) -> pa.Array:
     """The entries as `type_`. Raises one of `MISFITS` if one has another type, also where pyarrow would make it fit."""
     if pa.types.is_temporal(type_) and any(isinstance(entry, str) for entry in column):
         return pa.array(column, pa.string()).cast(type_)
+    if pa.types.is_integer(type_) and set(map(type, column)) <= _INTEGERS:
+        return pa.array(column, type_)  # the usual column, without a call for each entry
     if _has_integer(type_):
         for entry in column:
             _require_integers(entry, type_)

@@ -450,6 +450,9 @@ def test_a_result_is_a_table_for_every_program(log: streamlog.StreamLog) -> None
     assert found.to_polars()["twice"].to_list() == [0, 2, 4]
     assert pl.DataFrame(found)["n"].to_list() == [0, 1, 2]
     assert repr(log.sql("SELECT 1 AS a")) == "<streamlog.SqlResult: 1 row of a\n  (1,)>"
+    many = repr(log.sql("SELECT repeat('x', 100000) AS a FROM range(50)"))
+    assert len(many) < 10_000
+    assert many.endswith("… and 40 more>")
     assert repr(log.sql("FROM range(100)")).endswith("  … and 90 more>")
 
 

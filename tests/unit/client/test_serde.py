@@ -74,6 +74,12 @@ def test_msgpack_keeps_text_and_bytes_apart() -> None:
     assert serde.msgpack.deserialize(serde.msgpack.serialize([b"a", "a"])) == [b"a", "a"]
 
 
+@pytest.mark.parametrize("value", [float("nan"), {"delay": float("-inf")}])
+def test_json_says_what_to_send_for_a_number_that_it_does_not_have(value: Any) -> None:
+    with pytest.raises(ValueError, match="give None instead"):
+        serde.json.serialize(value)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), "\ud800", {1, 2}, b"raw", object()])
 def test_json_refuses_what_other_readers_could_not_read(value: Any) -> None:
     with pytest.raises((TypeError, ValueError)):
