@@ -138,3 +138,24 @@ def test_a_compacted_log_has_not(box: MakeBox) -> None:
     b.log.roll(b.now)
     b.partition.maintenance.compact(b.now)
     assert not b.log.reader.has_every_offset(0, 6)
+
+
+# -- of a segment ----------------------------------------------------------------------------------------
+
+
+def test_a_segment_without_so_early_a_record_has_no_end(box: MakeBox) -> None:
+    b = filled(box, [NOW + n for n in range(1_000)])
+    (segment,) = b.log.tail.segments
+    end = b.log.tail.end_position
+    assert segment.end_for_time(NOW - 1, end) is None
+    assert segment.end_for_time(NOW, end) is not None
+
+
+def test_what_is_known_of_an_index_is_forgotten_when_it_is_cut(box: MakeBox) -> None:
+    b = filled(box, [NOW + 100] * 500 + [NOW] * 500)
+    (segment,) = b.log.tail.segments
+    assert segment.end_for_time(NOW, b.log.tail.end_position) is not None
+    cut = segment.index.positions[len(segment.index.positions) // 4]
+    segment.index.truncate(cut)
+    assert segment.end_for_time(NOW, cut) is None
+    assert segment.end_for_time(NOW + 100, cut) is not None

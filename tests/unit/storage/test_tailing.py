@@ -222,6 +222,8 @@ def test_times_are_found_in_sealed_segments_and_in_the_active_one(box: MakeBox) 
     assert newest is not None and newest.timestamp == NOW + 80
     assert along.log.find_max_time(9) == (8, NOW + 80)
     assert along.log.find_max_time(5) == (4, NOW + 40)
+    assert 4 <= along.log.end_for_time(NOW + 39, 9) <= 9
+    assert not along.log.has_every_offset(0, 9)  # what the active segment has is not known
 
 
 @pytest.mark.parametrize("harm", ["missing", "of another size", "garbage"])
