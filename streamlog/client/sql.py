@@ -48,7 +48,11 @@ class Queries:
             if self._database is None:
                 self._database = sql.Database()
             database = self._database
-        return SqlResult(database.query(query, topics, tables))
+        try:
+            return SqlResult(database.query(query, topics, tables))
+        except Exception:
+            log._use()  # ClosedError, if that interrupted the query
+            raise
 
     def close(self) -> None:
         """Let go of the database, whose threads would be there at the exit of the interpreter. Does nothing without one."""

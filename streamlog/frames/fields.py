@@ -8,6 +8,7 @@ from itertools import chain, islice
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ..client.consumer.decode import undecodable
 from ..client.consumer.record_batch import RecordBatch
@@ -177,7 +178,9 @@ def without_null(found: pa.DataType) -> pa.DataType:
 def _array(column: list[Any], type_: pa.DataType) -> pa.Array:
     """The entries as `type_`. Raises one of `MISFITS` if one has another type, also where pyarrow would make it fit."""
     if pa.types.is_temporal(type_) and any(isinstance(entry, str) for entry in column):
-        return pa.array(column, pa.string()).cast(type_)
+        texts = pa.array([entry if isinstance(entry, str) else None for entry in column], pa.string()).cast(type_)
+        others = pa.array([None if isinstance(entry, str) else entry for entry in column], type_)
+        return pc.coalesce(texts, others)
     if pa.types.is_integer(type_) and set(map(type, column)) <= _INTEGERS:
         return pa.array(column, type_)  # the usual column, without a call for each entry
     if _has_integer(type_):

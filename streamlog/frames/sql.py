@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import duckdb
@@ -24,7 +24,7 @@ from ..config import typed
 from ..errors import ConfigError, UnknownTopicOrPartitionError, did_you_mean
 from ..runtime.api import Completion
 from ..runtime.disk import unused_temporary_path
-from ..runtime.threads import new_thread, start_thread, wait_for
+from ..runtime.threads import inside, new_lock, new_thread, start_thread, wait_for
 from .columns import NAMES
 from .export import Layout, batches
 from .prune import prune
@@ -32,6 +32,8 @@ from .prune import prune
 T = TypeVar("T")
 INTERRUPTED_S = 10.0
 """How long a query that was interrupted may take to end."""
+INTERRUPTS = 100
+"""How often it is interrupted in that time when the log is closed."""
 MEMORY_LIMIT = "2GiB"
 TEMPORARY_LIMIT = "8GiB"
 _NEAR = re.compile(r'near "(\w+)"')
@@ -45,6 +47,9 @@ class Database:
     """A private database in memory, for the queries of one log. Thread-safe: each query has a connection of its own."""
 
     def __init__(self) -> None:
+        self._lock = new_lock()
+        self._running: dict[Any, Completion[None]] = {}
+        self._is_closed = False
         self._connection = duckdb.connect(
             ":memory:",
             config={
@@ -63,20 +68,52 @@ class Database:
         self._connection.execute("SET lock_configuration = true")
 
     def close(self) -> None:
-        """Close it. Queries that run go on; they end when the log does."""
-        self._connection.close()
+        """Close it, and interrupt the queries that run. One that does not end in time closes the database when it does."""
+        with inside(), self._lock:
+            self._is_closed = True
+            running = list(self._running.items())
+        for connection, ended in running:
+            for _ in range(INTERRUPTS):  # one that comes just before the query begins is forgotten
+                with suppress(duckdb.Error):  # it has ended
+                    connection.interrupt()
+                if wait_for(ended, INTERRUPTED_S / INTERRUPTS):
+                    break
+        self._close_unused()
+
+    def _begin(self) -> Any:
+        """A connection of its own for a query."""
+        with inside(), self._lock:
+            connection = self._connection.cursor()
+            self._running[connection] = Completion()
+            return connection
+
+    def _end(self, connection: Any) -> None:
+        """The query of this connection has ended."""
+        with suppress(duckdb.Error):  # busy, if an interrupt did not end it in time: it ends with its thread
+            connection.close()
+        with inside(), self._lock:
+            ended = self._running.pop(connection)
+        self._close_unused()
+        ended.complete(None)
+
+    def _close_unused(self) -> None:
+        with inside(), self._lock:
+            if self._is_closed and not self._running:
+                self._connection.close()
 
     def query(self, text: str, topics: Mapping[str, Any], given: Mapping[str, Any] | None) -> pa.Table:
         """Run a SELECT over topics and tables: see `sources_of`. Raises ConfigError if it is anything else, what DuckDB raises, and what reading a topic does."""
         if not isinstance(text, str):
             raise ConfigError(f"log.sql takes one SELECT as text, not {typed(text)}.", name="query")
-        connection = self._connection.cursor()
+        connection = self._begin()
         sources: dict[str, Any] = {}
         try:
             require_one_select(connection, text)
             sources = sources_of(reads(connection, text), topics, given)
 
             def run() -> pa.Table:
+                if self._is_closed:
+                    raise duckdb.InterruptException("The log was closed.")
                 for name, source in sources.items():
                     connection.register(name, source)
                 # The database is shared: what EXPLAIN ANALYZE or a WITH would make or change in it is refused.
@@ -105,7 +142,7 @@ class Database:
                     error.add_note(hint)
             raise
         finally:
-            connection.close()
+            self._end(connection)
 
 
 def _beside(work: Callable[[], T], interrupt: Callable[[], object]) -> T:

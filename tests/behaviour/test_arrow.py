@@ -270,6 +270,15 @@ def test_values_that_do_not_fit_are_null_and_counted(log: streamlog.StreamLog, w
     assert topic.mismatches == 4
 
 
+def test_times_as_text_and_as_numbers_may_be_in_one_column(log: streamlog.StreamLog) -> None:
+    log.create_topic("t").send_many(
+        [b'{"at": "1970-01-01T00:00:02"}', b'{"at": 3000}', b'{"at": null}', b'{"at": true}']
+    )
+    schema = pa.schema([("at", pa.timestamp("ms"))])
+    topic = log.topic("t", value_serde=serde.json, schema=schema, on_mismatch="null")
+    assert topic.to_arrow()["at"].cast(pa.int64()).to_pylist() == [2_000, 3_000, None, None]
+
+
 def test_one_field_gives_the_same_as_all(log: streamlog.StreamLog) -> None:
     topic = typed(
         log,

@@ -7,6 +7,8 @@ import os
 import random
 import re
 import signal
+import threading
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -495,6 +497,38 @@ def test_a_closed_log_answers_no_query_and_its_results_stay(open_log: Any) -> No
     assert found.fetchall() == [(1,)]
     with pytest.raises(streamlog.ClosedError):
         log.sql("SELECT 1")
+
+
+def test_a_log_that_is_closed_ends_the_queries_of_other_threads(open_log: Any) -> None:
+    log = open_log()
+    raised: list[BaseException] = []
+    runs = threading.Event()
+
+    class Begins:
+        """A table that says when it is read."""
+
+        def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+            def batches() -> Iterator[Any]:
+                runs.set()
+                yield pa.record_batch({"n": [7]})
+
+            schema = pa.schema([("n", pa.int64())])
+            return pa.RecordBatchReader.from_batches(schema, batches()).__arrow_c_stream__(requested_schema)
+
+    def query() -> None:
+        try:
+            log.sql("SELECT count(*) FROM n, range(1000000000000) WHERE range % 11 = n", tables={"n": Begins()})
+        except BaseException as error:
+            raised.append(error)
+
+    threads = [threading.Thread(target=query) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    assert runs.wait(60)
+    log.close()
+    for thread in threads:
+        thread.join(60)
+    assert [type(error) for error in raised] == [streamlog.ClosedError] * 2
 
 
 def test_a_process_that_has_run_queries_ends_by_itself(child: Any) -> None:
