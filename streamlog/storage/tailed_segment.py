@@ -95,8 +95,7 @@ class TailedIndex(Index):
             index.offsets, index.positions = known.offsets[:], known.positions[:]
             index.timestamps = known.timestamps[:]
             made_for, least = known.least_times
-            if made_for is known.positions:
-                index.least_times = index.positions, least
+            index.least_times = index.positions, least if made_for is known.positions else array("q")
             for at, found in segment.scan(position, size):
                 if isinstance(found, BatchHeader):
                     index.add(found.base_offset, at, found.max_timestamp)
