@@ -202,9 +202,14 @@ def _require_integers(entry: Any, type_: pa.DataType) -> None:
         if pa.types.is_struct(type_):
             for field in type_:
                 _require_integers(entry.get(field.name), field.type)
-    elif isinstance(entry, (list, tuple)) and pa.types.is_list(type_):
+    elif isinstance(entry, (list, tuple)) and _is_any_list(type_):
         for each in entry:
             _require_integers(each, type_.value_type)
+
+
+def _is_any_list(type_: pa.DataType) -> bool:
+    is_list: bool = pa.types.is_list(type_) or pa.types.is_large_list(type_) or pa.types.is_fixed_size_list(type_)
+    return is_list
 
 
 def _misfits(column: list[Any], field: pa.Field) -> Iterator[tuple[int, str]]:

@@ -295,6 +295,8 @@ def test_one_field_gives_the_same_as_all(log: streamlog.StreamLog) -> None:
         (2.5, pa.int64()),
         (True, pa.int64()),
         ([1, 2.5], pa.list_(pa.int64())),
+        ([1, 2.5], pa.large_list(pa.int64())),
+        ([1, 2.5], pa.list_(pa.int64(), 2)),
         ({"n": 2.5}, pa.struct([("n", pa.int64())])),
         (1 << 63, pa.int64()),
         (300, pa.int8()),
