@@ -224,8 +224,8 @@ class StreamLog(Closing):
         the fields of its values are columns. `tables` are others by name: topics, data frames of pandas and polars, and whatever
         has data of Arrow. `into`: the rows are also sent to that topic, one record each: as it says in `SqlResult.send`.
 
-        The query sees the records that there are when it begins. Only the columns that it uses are decoded, and of records only
-        those that the conditions on partition, "offset" and timestamp leave. Times without a zone are of UTC. It has no
+        The query sees the records that there are when it begins. Only the columns that it uses are decoded (of values
+        with a schema, all fields), and of records only those that the conditions on partition, "offset" and timestamp leave. Times without a zone are of UTC. It has no
         access to files, to the network, or to variables of the program; it may take 2 GiB of memory. The result is in memory;
         sums of integers are int64 in it if they fit, else decimals, since Arrow has no larger integers.
 

@@ -21,7 +21,6 @@ from .columns import TIMESTAMP
 
 _FORMAT = ds.IpcFileFormat()
 _FILES = pyarrow.fs.LocalFileSystem()
-_FIELDS = pa.schema([("partition", pa.int32()), ("offset", pa.int64()), ("timestamp", TIMESTAMP)])
 MAX_ASKED = 4_000_000
 """Characters of a filter, over all partitions, up to which it is asked of each: what that takes grows with both."""
 # How pyarrow writes constants. One that is not found makes no difference to what passes: more is read.
