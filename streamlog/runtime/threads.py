@@ -432,7 +432,8 @@ class SideBySide:
             except RuntimeError:  # at the exit of the interpreter no new thread begins
                 task.run()
         for task in tasks:
-            task.ended.wait()
+            while not task.ended.wait(longest_sleep.turn_s):
+                pass  # a signal that came just before the wait is looked at only now
         self._tasks = []
         return [task.answers[0] for task in tasks]
 

@@ -70,7 +70,7 @@ def test_one_that_was_given_up_is_waited_for_no_longer() -> None:
 
 
 def test_what_an_interrupt_left_is_waited_for_by_the_next_call(interrupts: None) -> None:
-    beside, goes_on, done = SideBySide(), threading.Event(), []
+    beside, goes_on, interrupted, done = SideBySide(), threading.Event(), threading.Event(), []
 
     def slow() -> None:
         main = threading.main_thread().ident or 0
@@ -78,10 +78,18 @@ def test_what_an_interrupt_left_is_waited_for_by_the_next_call(interrupts: None)
             sys._current_frames()[main].f_code is not threads.RawGate.wait.__code__
         ):  # an error of its own work comes later
             threading.Event().wait(0.001)
-        signal.pthread_kill(main, signal.SIGUSR1)
+        while not interrupted.is_set():  # one that comes just before the wait is looked at after it
+            signal.pthread_kill(main, signal.SIGUSR1)
+            threading.Event().wait(0.001)
         assert goes_on.wait(LONG)
         done.append("slow")
 
+    def interrupt(*_: object) -> None:
+        if not interrupted.is_set():
+            interrupted.set()
+            raise Interrupt
+
+    signal.signal(signal.SIGUSR1, interrupt)
     with pytest.raises(Interrupt):
         beside.run([lambda: None, slow])
     assert done == []
