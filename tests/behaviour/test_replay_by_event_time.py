@@ -311,6 +311,7 @@ def test_ctrl_c_ends_it_at_once_and_leaves_what_was_sent(
 
 ANYWHERE = """
 import os, signal, sys, streamlog
+import decimal  # imported a second time, after an interrupt of the first, its C library writes a line to stderr
 
 signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
 sys.unraisablehook = lambda lost: None if lost.exc_type is KeyboardInterrupt else sys.__unraisablehook__(lost)
