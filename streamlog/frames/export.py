@@ -123,9 +123,9 @@ def batches(read: BoundedRead, layout: Layout, schema: pa.Schema) -> Iterator[pa
 
 
 def _constant(schema: pa.Schema, partition: int, count: int) -> Iterator[pa.RecordBatch]:
+    column = pa.repeat(pa.scalar(partition, schema.field(0).type), min(_CONSTANT, count))
     for at in range(0, count, _CONSTANT):
-        column = pa.repeat(pa.scalar(partition, schema.field(0).type), min(_CONSTANT, count - at))
-        yield pa.RecordBatch.from_arrays([column], schema=schema)
+        yield pa.RecordBatch.from_arrays([column.slice(0, count - at)], schema=schema)
 
 
 def reader(source: Source, columns: Sequence[str] | None = None) -> pa.RecordBatchReader:
