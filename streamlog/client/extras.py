@@ -28,6 +28,16 @@ def sql() -> ModuleType:
     return sql
 
 
+def pandas() -> ModuleType:
+    """The package. Raises MissingExtraError without it."""
+    return require("pandas", "pandas", "Data frames of pandas")
+
+
+def polars() -> ModuleType:
+    """The package. Raises MissingExtraError without it."""
+    return require("polars", "polars", "Data frames of polars")
+
+
 def notebook() -> ModuleType:
     """`streamlog.notebook`: what a notebook shows of the handles. It needs no other package by itself."""
     from .. import notebook

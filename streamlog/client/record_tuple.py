@@ -64,18 +64,14 @@ class RecordTuple(tuple[Record[K, V], ...], Generic[K, V]):
 
     def to_pandas(self) -> pandas.DataFrame:
         """`to_arrow`, as a data frame of pandas, which has to be installed."""
-        frames = extras.frames()
-        extras.require("pandas", "pandas", "Data frames of pandas")
-        frame: pandas.DataFrame = frames.records_to_arrow(self).to_pandas()
+        extras.pandas()
+        frame: pandas.DataFrame = self.to_arrow().to_pandas()
         return frame
 
     def to_polars(self) -> polars.DataFrame:
         """`to_arrow`, as a data frame of polars, which has to be installed."""
-        frames = extras.frames()
-        extras.require("polars", "polars", "Data frames of polars")
-        import polars
-
-        return polars.DataFrame(frames.records_to_arrow(self))
+        frame: polars.DataFrame = extras.polars().DataFrame(self.to_arrow())
+        return frame
 
     def __repr__(self) -> str:
         """The first records, each in a line, and how many more there are."""

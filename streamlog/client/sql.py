@@ -112,16 +112,14 @@ class SqlResult:
 
     def to_pandas(self) -> pandas.DataFrame:
         """The rows as a data frame of pandas, which has to be installed."""
-        extras.require("pandas", "pandas", "Data frames of pandas")
+        extras.pandas()
         frame: pandas.DataFrame = self._table.to_pandas()
         return frame
 
     def to_polars(self) -> polars.DataFrame:
         """The rows as a data frame of polars, which has to be installed."""
-        extras.require("polars", "polars", "Data frames of polars")
-        import polars
-
-        return polars.DataFrame(self._table)
+        frame: polars.DataFrame = extras.polars().DataFrame(self._table)
+        return frame
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         """For programs that take data of Arrow (the PyCapsule interface)."""

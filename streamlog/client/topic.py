@@ -60,9 +60,8 @@ class Records(chain[Record[K, V]], Generic[K, V]):
 
     __reduce_ex__ = refuse_to_copy  # a copy would take records away from this one
 
-    _read: BoundedRead | None = (
-        None  # what was asked for, with the bounds as they were at the call; none of one that `topic.read` did not make
-    )
+    # What was asked for, with the bounds as they were at the call; None of one that `topic.read` did not make.
+    _read: BoundedRead | None = None
 
     def __repr__(self) -> str:
         """What was asked for: the first partitions with their offsets, as half-open ranges."""
@@ -105,12 +104,13 @@ class Records(chain[Record[K, V]], Generic[K, V]):
 
     def to_pandas(self, columns: Sequence[str] | None = None) -> pandas.DataFrame:
         """`to_arrow`, as a data frame of pandas, which has to be installed."""
-        frame: pandas.DataFrame = extras.frames().to_pandas(self._bounds(), columns)
+        extras.pandas()  # first: to read may take long
+        frame: pandas.DataFrame = self.to_arrow(columns).to_pandas()
         return frame
 
     def to_polars(self, columns: Sequence[str] | None = None) -> polars.DataFrame:
         """`to_arrow`, as a data frame of polars, which has to be installed."""
-        frame: polars.DataFrame = extras.frames().to_polars(self._bounds(), columns)
+        frame: polars.DataFrame = extras.polars().DataFrame(self.to_arrow(columns))
         return frame
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
@@ -491,7 +491,8 @@ class Topic(Generic[K, V]):
         ...     orders.to_pandas(["offset", "value"]).shape
         (2, 2)
         """
-        frame: pandas.DataFrame = extras.frames().to_pandas(self._bounded(), columns)
+        extras.pandas()  # first: to read may take long
+        frame: pandas.DataFrame = self.to_arrow(columns).to_pandas()
         return frame
 
     def to_polars(self, columns: Sequence[str] | None = None) -> polars.DataFrame:
@@ -504,7 +505,7 @@ class Topic(Generic[K, V]):
         ...     orders.to_polars(["offset", "value"]).shape
         (2, 2)
         """
-        frame: polars.DataFrame = extras.frames().to_polars(self._bounded(), columns)
+        frame: polars.DataFrame = extras.polars().DataFrame(self.to_arrow(columns))
         return frame
 
     def scan(self) -> polars.LazyFrame:

@@ -6,10 +6,10 @@ The methods of the handles that need it load it through `client/extras.py`.
 - `fields`: values with a schema as typed columns
 - `sql`, `prune`: queries of DuckDB over topics, and what they need not read
 - `records`: some records, deserialized already, as a table
-- `export`: a read as a stream of Arrow, as a table, and as a data frame of pandas or polars
+- `export`: a read as a stream of Arrow, as a table, and as a lazy frame of polars
 """
 
-from .export import arrow_schema, arrow_stream, scan, to_arrow, to_pandas, to_polars
+from .export import arrow_schema, arrow_stream, scan, to_arrow
 from .fields import ValueFields
 from .records import records_to_arrow
 
@@ -20,6 +20,4 @@ __all__ = [
     "records_to_arrow",
     "scan",
     "to_arrow",
-    "to_pandas",
-    "to_polars",
 ]

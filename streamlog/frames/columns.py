@@ -102,7 +102,7 @@ class Group:
                 )
             else:
                 made = pa.array(list(chain.from_iterable(b._encoded(name) for b in self.batches)), type_)
-            if is_text:  # who takes the column trusts it
+            if is_text:  # programs that take the column trust it
                 made.validate(full=True)
         except (pa.ArrowInvalid, UnicodeDecodeError) as error:
             if not is_text:

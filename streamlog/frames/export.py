@@ -1,4 +1,4 @@
-"""A read as a stream of Arrow (the PyCapsule interface), as a table, and as a data frame of pandas or polars.
+"""A read as a stream of Arrow (the PyCapsule interface), as a table, and as a lazy frame of polars.
 
 A stream is made anew each time that it is asked for, from the same bounds: DuckDB asks several times for one query. It reads while its
 user takes, one batch of Arrow at a time.
@@ -11,17 +11,16 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pyarrow as pa
 
+from ..client import extras
 from ..client.bounded_read import BoundedRead
 from ..client.consumer.decode import Decoder
 from ..client.consumer.record_batch import RecordBatch
-from ..client.extras import require
 from ..config import typed
 from ..errors import ConfigError, did_you_mean
 from .columns import Group, grouped, metadata_schema
 from .fields import ValueFields
 
 if TYPE_CHECKING:
-    import pandas
     import polars
 
 _CONSTANT = 1 << 20
@@ -152,22 +151,9 @@ def to_arrow(source: Source, columns: Sequence[str] | None) -> pa.Table:
     return reader(source, columns).read_all()
 
 
-def to_pandas(source: Source, columns: Sequence[str] | None) -> pandas.DataFrame:
-    require("pandas", "pandas", "Data frames of pandas")
-    frame: pandas.DataFrame = to_arrow(source, columns).to_pandas()
-    return frame
-
-
-def to_polars(source: Source, columns: Sequence[str] | None) -> polars.DataFrame:
-    require("polars", "polars", "Data frames of polars")
-    import polars
-
-    return polars.DataFrame(to_arrow(source, columns))
-
-
 def scan(source: BoundedRead) -> polars.LazyFrame:
     """A frame of polars that reads when it is collected, and of each record only the columns that the query uses."""
-    require("polars", "polars", "Data frames of polars")
+    extras.polars()
     import polars
     from polars.io.plugins import register_io_source
 

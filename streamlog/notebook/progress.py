@@ -82,7 +82,7 @@ class JupyterProgress:
 
 
 def new_progress() -> TerminalProgress | JupyterProgress | MarimoProgress | None:
-    """Where progress is to be shown; None where nobody would look."""
+    """Where progress is to be shown; None where there is neither a notebook nor a terminal."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     if shell is not None and hasattr(shell, "kernel"):
         return JupyterProgress(import_module("IPython.display").display)

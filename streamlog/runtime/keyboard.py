@@ -55,7 +55,7 @@ class Keyboard:
 def keyboard(terminal: int | None) -> Iterator[Keyboard]:
     """Take the keys of a terminal one by one, unseen, until the end of the block; then the terminal is as it was before.
 
-    `terminal`: its descriptor, or None where nobody types: then the wait is for time and signals. After `STOPPED` the caller
+    `terminal`: its descriptor, or None where there is none: then the wait is for time and signals. After `STOPPED` the caller
     leaves the block and calls `stop_process`: the shell that is shown then finds its terminal as it knows it.
 
     SIGTERM is a SystemExit meanwhile, so that a terminal is left in order then too.

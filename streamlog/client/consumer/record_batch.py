@@ -225,12 +225,13 @@ class RecordBatch(Generic[K, V]):
 
     def to_pandas(self, columns: Sequence[str] | None = None) -> pandas.DataFrame:
         """`to_arrow`, as a data frame of pandas, which has to be installed."""
-        frame: pandas.DataFrame = extras.frames().to_pandas(self, columns)
+        extras.pandas()  # first: to read may take long
+        frame: pandas.DataFrame = self.to_arrow(columns).to_pandas()
         return frame
 
     def to_polars(self, columns: Sequence[str] | None = None) -> polars.DataFrame:
         """`to_arrow`, as a data frame of polars, which has to be installed."""
-        frame: polars.DataFrame = extras.frames().to_polars(self, columns)
+        frame: polars.DataFrame = extras.polars().DataFrame(self.to_arrow(columns))
         return frame
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
